@@ -107,14 +107,22 @@ export class Node {
     return this.attribute(name, 'graph')?.value;
   }
 
-  private attribute<T extends Attribute['type']>(name: string, type: T): Extract<Attribute, { type: T }> | undefined {
+  private attribute<T extends Attribute['type']>(
+    name: string,
+    type: T,
+  ): Extract<Attribute, { type: T }> | undefined {
     const found = this.attributes.get(name);
     if (found && found.type !== type)
-      throw new AloraError('model', 'MODEL_ATTRIBUTE_TYPE', `Attribute ${name} of ${describe(this)} has the wrong type`, {
-        got: found.type,
-        allowed: type,
-        fix: 'Export the model again.',
-      });
+      throw new AloraError(
+        'model',
+        'MODEL_ATTRIBUTE_TYPE',
+        `Attribute ${name} of ${describe(this)} has the wrong type`,
+        {
+          got: found.type,
+          allowed: type,
+          fix: 'Export the model again.',
+        },
+      );
     return found as Extract<Attribute, { type: T }> | undefined;
   }
 }

@@ -40,11 +40,16 @@ export class Tensor {
     const expected = byteLength(dtype, this.size);
     const actual = source instanceof Uint8Array ? source.byteLength : source.length;
     if (dtype !== 'string' && expected !== actual)
-      throw new AloraError('model', 'MODEL_TENSOR_SIZE', 'A tensor holds more or fewer bytes than its shape says', {
-        got: `${actual} bytes for ${dtype}[${dims.join(',')}]`,
-        allowed: `${expected} bytes`,
-        fix: 'Export or download the model again.',
-      });
+      throw new AloraError(
+        'model',
+        'MODEL_TENSOR_SIZE',
+        'A tensor holds more or fewer bytes than its shape says',
+        {
+          got: `${actual} bytes for ${dtype}[${dims.join(',')}]`,
+          allowed: `${expected} bytes`,
+          fix: 'Export or download the model again.',
+        },
+      );
   }
 
   static float32(values: ArrayLike<number>, dims: readonly number[] = [values.length]): Tensor {
@@ -141,9 +146,14 @@ export class Tensor {
         });
       }
       default:
-        throw new AloraError('model', 'MODEL_DTYPE', `Elements of type ${this.dtype} cannot be read as numbers`, {
-          fix: 'Use a model whose weights are float, integer or 4-bit.',
-        });
+        throw new AloraError(
+          'model',
+          'MODEL_DTYPE',
+          `Elements of type ${this.dtype} cannot be read as numbers`,
+          {
+            fix: 'Use a model whose weights are float, integer or 4-bit.',
+          },
+        );
     }
   }
 }
@@ -197,12 +207,17 @@ function readExternal({ path, offset, length }: ExternalData): Uint8Array {
     for (let done = 0; done < length; ) {
       const read = readSync(file, out, done, length - done, offset + done);
       if (read === 0)
-        throw new AloraError('model', 'MODEL_EXTERNAL_SHORT', 'An external data file ends before its last tensor', {
-          where: path,
-          got: `${done} bytes at offset ${offset}`,
-          allowed: `${length} bytes`,
-          fix: 'Download the model again: its data file is cut short.',
-        });
+        throw new AloraError(
+          'model',
+          'MODEL_EXTERNAL_SHORT',
+          'An external data file ends before its last tensor',
+          {
+            where: path,
+            got: `${done} bytes at offset ${offset}`,
+            allowed: `${length} bytes`,
+            fix: 'Download the model again: its data file is cut short.',
+          },
+        );
       done += read;
     }
   } finally {
