@@ -24,6 +24,8 @@ export interface ErrorDetails {
   readonly didYouMean?: string;
   /** One thing to do about it. */
   readonly fix?: string;
+  /** Further problems found at the same time, one line each. */
+  readonly also?: readonly string[];
   readonly cause?: unknown;
 }
 
