@@ -65,8 +65,8 @@ export function float32ToBfloat16(values: Float32Array): Uint16Array {
   const out = new Uint16Array(values.length);
   for (let i = 0; i < out.length; i++) {
     const bits = source[i]!;
-    const isNaN = (bits & 0x7fffffff) > 0x7f800000;
-    out[i] = isNaN ? (bits >>> 16) | 0x40 : (bits + 0x7fff + ((bits >>> 16) & 1)) >>> 16;
+    const notANumber = (bits & 0x7fffffff) > 0x7f800000;
+    out[i] = notANumber ? (bits >>> 16) | 0x40 : (bits + 0x7fff + ((bits >>> 16) & 1)) >>> 16;
   }
   return out;
 }

@@ -1,0 +1,151 @@
+import { AloraError } from '../errors.ts';
+import { attribute, Builder } from '../onnx/builder.ts';
+import type { AttributeInit, Dim, Graph, Value } from '../onnx/graph.ts';
+import type { TargetModule } from './module.ts';
+import type { Budget, GraphRewriter, ParameterSpec, ValueRef } from './strategy.ts';
+
+/** Where a module sits in the graph. */
+export interface ModuleSite {
+  readonly input: Value;
+  /** The product, before the bias. */
+  readonly output: Value;
+  readonly weight: { readonly value: Value; readonly layout: 'in-out' | 'out-in' };
+}
+
+/** Name of the graph input that feeds a parameter. */
+export function parameterInput(module: TargetModule, role: string): string {
+  return `${module.name}.${role}`;
+}
+
+/** Name of the graph input with the scaled keep mask of a module's dropout. */
+export function dropoutInput(module: TargetModule): string {
+  return `${module.name}.dropout`;
+}
+
+export interface RewriterOptions {
+  readonly alpha?: number;
+  readonly budget: Budget;
+  /** Scale by module name, where the run starts from an adapter. */
+  readonly scalings?: ReadonlyMap<string, number>;
+  /** With dropout, x is multiplied by a mask that the host feeds: 0 or 1/(1-p) for each entry. */
+  readonly dropout?: boolean;
+}
+
+/** The rewriter over a graph, and the parameters that were declared through it, by module. */
+export interface RewriterSession {
+  readonly rewriter: GraphRewriter;
+  readonly parameters: ReadonlyMap<TargetModule, ParameterSpec[]>;
+}
+
+/**
+ * Opens a graph for strategies. Parameters become graph inputs: `<module>.<role>`, float32, their rank
+ * dimension symbolic (`<module>.rank`), so that pruning and growing never rebuild a session.
+ */
+export function openRewriter(
+  graph: Graph,
+  sites: ReadonlyMap<TargetModule, ModuleSite>,
+  options: RewriterOptions,
+): RewriterSession {
+  const builder = new Builder(graph, '/adapters');
+  const parameters = new Map<TargetModule, ParameterSpec[]>();
+  const dropped = new Map<TargetModule, Value>();
+  const replaced = new Map<TargetModule, Value>();
+  const site = (module: TargetModule): ModuleSite => {
+    const found = sites.get(module);
+    if (!found)
+      throw new AloraError(
+        'model',
+        'STRATEGY_UNKNOWN_MODULE',
+        'A strategy asked for a module that is not a target',
+        {
+          got: module.name,
+          fix: 'Use the module objects that inject() is called with.',
+        },
+      );
+    return found;
+  };
+  const rewriter: GraphRewriter = {
+    alpha: options.alpha,
+    budget: options.budget,
+    scaling: (module) =>
+      options.scalings?.get(module.name) ??
+      (options.alpha === undefined ? 1 : options.alpha / options.budget.rank),
+    input(module) {
+      const x = site(module).input;
+      if (!options.dropout) return x;
+      let masked = dropped.get(module);
+      if (!masked) {
+        const mask = graph.input(dropoutInput(module), 'float32', x.shape ?? []);
+        masked = builder.op('Mul', [x, mask], { dtype: 'float32', shape: x.shape });
+        dropped.set(module, masked);
+      }
+      return masked;
+    },
+    output: (module) => replaced.get(module) ?? site(module).output,
+    weight: (module) => site(module).weight,
+    parameter(module, spec) {
+      const specs = parameters.get(module) ?? [];
+      if (specs.some((other) => other.role === spec.role))
+        throw new AloraError(
+          'model',
+          'STRATEGY_DUPLICATE_PARAMETER',
+          'A strategy declared a parameter twice',
+          {
+            where: module.name,
+            got: spec.role,
+            fix: 'Give each parameter of a module its own role.',
+          },
+        );
+      parameters.set(module, [...specs, spec]);
+      const rows: Dim = spec.rows === 'rank' ? `${module.name}.rank` : spec.rows;
+      const shape = spec.width === 1 ? [rows] : [rows, spec.width];
+      return graph.input(parameterInput(module, spec.role), 'float32', shape);
+    },
+    op(
+      op,
+      inputs: readonly (ValueRef | null)[],
+      attributes: Readonly<Record<string, AttributeInit>> = {},
+      shape,
+    ) {
+      return builder.op(op, inputs, {
+        attributes,
+        dtype: inputs[0]?.dtype,
+        shape: shape ?? inferShape(op, inputs, attributes),
+      });
+    },
+    scalar: (value) => builder.scalar(value),
+    ints: (values) => builder.ints(values),
+    replaceOutput(module, value) {
+      const old = rewriter.output(module);
+      const own = new Set(value.producer ? [value.producer] : []);
+      graph.replaceUses(old, value, own);
+      replaced.set(module, value);
+    },
+  };
+  return { rewriter, parameters };
+}
+
+/** Shapes of the few operators that low-rank strategies add; null leaves the question to type inference. */
+function inferShape(
+  op: string,
+  inputs: readonly (ValueRef | null)[],
+  attributes: Readonly<Record<string, AttributeInit>>,
+): readonly Dim[] | null {
+  const [a, b] = inputs.map((value) => value?.shape ?? null);
+  if (!a) return null;
+  switch (op) {
+    case 'Transpose': {
+      const perm = attributes.perm === undefined ? undefined : attribute(attributes.perm);
+      return perm?.type === 'ints' ? perm.value.map((axis) => a[axis]!) : [...a].reverse();
+    }
+    case 'MatMul':
+      return b && a.length >= 2 && b.length === 2 ? [...a.slice(0, -1), b[1]!] : null;
+    case 'Add':
+    case 'Sub':
+    case 'Mul':
+    case 'Div':
+      return b && b.length <= a.length ? a : null;
+    default:
+      return null;
+  }
+}
