@@ -1,0 +1,78 @@
+import type { Example, ExampleKind } from './task.ts';
+
+/** B examples padded on the right to one length T, flattened row by row. */
+export interface Batch {
+  readonly kind: ExampleKind;
+  /** B. */
+  readonly size: number;
+  /** T. */
+  readonly length: number;
+  /** [B * T]. */
+  readonly inputIds: BigInt64Array;
+  /** [B * T], 1 for a token and 0 for padding. */
+  readonly attentionMask: BigInt64Array;
+  /** [B * T]; present when an example has type ids. */
+  readonly tokenTypeIds?: BigInt64Array;
+  /** [B * T], 0 .. T - 1 in each row. */
+  readonly positionIds: BigInt64Array;
+  /** [n]: the trained places, ascending. Kind `token`: indices into B * T; kind `sequence`: into B. */
+  readonly rows: BigInt64Array;
+  /** [n]: the token id or class to predict at each of `rows`. */
+  readonly targets: BigInt64Array;
+  /** Input tokens without padding. */
+  readonly tokens: number;
+  /** n. */
+  readonly labels: number;
+  /** [B]: the indices that the caller gave, else 0 .. B - 1. */
+  readonly examples: readonly number[];
+}
+
+export interface CollateOptions {
+  readonly padId: number;
+  /** Pad to at least this length. */
+  readonly padTo?: number;
+  /** Index of each example in its data set, kept with the batch. */
+  readonly indices?: readonly number[];
+}
+
+/** Pads examples of one kind into a batch. */
+export function collate(examples: readonly Example[], { padId, padTo = 0, indices }: CollateOptions): Batch {
+  const size = examples.length;
+  const length = examples.reduce((longest, { ids }) => Math.max(longest, ids.length), padTo);
+  const kind = examples[0]?.kind ?? 'token';
+  const inputIds = new BigInt64Array(size * length).fill(BigInt(padId));
+  const attentionMask = new BigInt64Array(size * length);
+  const positionIds = new BigInt64Array(size * length);
+  const tokenTypeIds = examples.some(({ typeIds }) => typeIds) ? new BigInt64Array(size * length) : undefined;
+  const rows: bigint[] = [];
+  const targets: bigint[] = [];
+  let tokens = 0;
+  examples.forEach((example, b) => {
+    tokens += example.ids.length;
+    for (let t = 0; t < length; t++) positionIds[b * length + t] = BigInt(t);
+    example.ids.forEach((id, t) => {
+      inputIds[b * length + t] = BigInt(id);
+      attentionMask[b * length + t] = 1n;
+      if (tokenTypeIds) tokenTypeIds[b * length + t] = BigInt(example.typeIds?.[t] ?? 0);
+    });
+    example.targets.forEach((target, t) => {
+      if (target < 0) return;
+      rows.push(BigInt(kind === 'sequence' ? b : b * length + t));
+      targets.push(BigInt(target));
+    });
+  });
+  return {
+    kind,
+    size,
+    length,
+    inputIds,
+    attentionMask,
+    tokenTypeIds,
+    positionIds,
+    rows: BigInt64Array.from(rows),
+    targets: BigInt64Array.from(targets),
+    tokens,
+    labels: rows.length,
+    examples: indices ?? examples.map((_, b) => b),
+  };
+}

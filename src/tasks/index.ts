@@ -1,0 +1,24 @@
+import { AloraError, nearest } from '../errors.ts';
+import { prompt } from './prompt.ts';
+import type { Task } from './task.ts';
+import { text } from './text.ts';
+
+/** Every task by the word that stands in `data.task`: a new one is one file and one line here. */
+export const tasks: Readonly<Record<string, Task>> = {
+  text,
+  prompt,
+};
+
+/** @throws AloraError of kind config with the nearest name. */
+export function findTask(name: string): Task {
+  const task = Object.hasOwn(tasks, name) ? tasks[name] : undefined;
+  if (task) return task;
+  const names = Object.keys(tasks);
+  throw new AloraError('config', 'TASK_UNKNOWN', `there is no task "${name}"`, {
+    where: 'data.task',
+    got: name,
+    allowed: names,
+    didYouMean: nearest(name, names),
+    fix: 'name one of the tasks that exist; prompt takes any rows of prompt and completion',
+  });
+}

@@ -1,0 +1,162 @@
+import { AloraError, nearest } from '../errors.ts';
+import type { Tokenizer } from './tokenizer.ts';
+
+/** Where in the data something came from: line of a text file, row of a parquet file, block of a document. */
+export interface Source {
+  readonly file: string;
+  /** From 1. */
+  readonly line: number;
+  readonly unit?: 'line' | 'row' | 'block';
+}
+
+/** `data/train.jsonl:12`, or `data/train.parquet (row 12)`. */
+export function formatSource({ file, line, unit = 'line' }: Source): string {
+  return unit === 'line' ? `${file}:${line}` : `${file} (${unit} ${line})`;
+}
+
+/** One row of a data file, fields as they stand in it. */
+export interface Row {
+  readonly source: Source;
+  readonly fields: Readonly<Record<string, unknown>>;
+}
+
+/**
+ * What an example asks of the model. `token`: one prediction per position, logits [batch, length, vocabulary].
+ * `sequence`: one per row, logits [batch, classes].
+ */
+export type ExampleKind = 'token' | 'sequence';
+
+/** One tokenised row. */
+export interface Example {
+  readonly kind: ExampleKind;
+  readonly ids: readonly number[];
+  readonly typeIds?: readonly number[];
+  /**
+   * Kind `token`: as long as `ids`; at each position the id to predict THERE (the next token: labels are shifted here
+   * and nowhere else), -1 where nothing is trained. Kind `sequence`: one number, the class.
+   */
+  readonly targets: readonly number[];
+  readonly source: Source;
+  /** The text before the part to be learnt; `generate` and metrics on generated text start from it. */
+  readonly prompt?: string;
+  /** The text to be learnt. */
+  readonly completion?: string;
+  /** All right answers, where a metric accepts several. */
+  readonly references?: readonly string[];
+  /** True when something of the row did not fit in maxLength. */
+  readonly truncated?: boolean;
+  /** True when a token of the whole text would span the end of the prompt (a prompt that ends with a blank). */
+  readonly boundaryInToken?: boolean;
+}
+
+/** Why a well-formed row is left out of training. */
+export interface Dropped {
+  readonly dropped: string;
+}
+
+export const isDropped = (outcome: Example | Dropped): outcome is Dropped => 'dropped' in outcome;
+
+/** What a task is given to turn rows into examples. */
+export interface TaskContext {
+  readonly tokenizer: Tokenizer;
+  /** Most tokens of an example. */
+  readonly maxLength: number;
+  /** Words of the classes, `data.labels` (classification on a decoder). */
+  readonly labels?: readonly string[];
+  /** The model's classification head; absent for a decoder. */
+  readonly head?: ClassificationHead;
+}
+
+export interface ClassificationHead {
+  /** Number of classes. */
+  readonly size: number;
+  /** Names of the classes, `id2label` of config.json. */
+  readonly id2label?: Readonly<Record<string, string>>;
+}
+
+export type MetricName =
+  | 'perplexity'
+  | 'tokenAccuracy'
+  | 'accuracy'
+  | 'f1'
+  | 'em'
+  | 'bleu'
+  | 'rougeL'
+  | 'meteor';
+
+/** A task as it stands for one tokenizer and one model. */
+export interface PreparedTask {
+  readonly kind: ExampleKind;
+  /** Metrics read off the predictions at the trained positions, beside the loss. */
+  readonly metrics: readonly MetricName[];
+  /** Metrics that need generated answers; computed by who generates. */
+  readonly textMetrics?: readonly MetricName[];
+  /**
+   * Tokenises one row.
+   *
+   * @throws AloraError of kind data naming file and line of a bad row.
+   */
+  encode(row: Row): Example | Dropped;
+  /** Cuts a document (a .txt file) into examples; a task without it takes rows only. */
+  encodeDocument?(text: string, file: string): Example[];
+}
+
+/** A way of turning rows into something to learn: one small file, one line in `index.ts`. */
+export interface Task {
+  readonly name: string;
+  /** The fields of a row that it reads; `data.columns` may rename these. */
+  readonly fields: readonly string[];
+  /**
+   * Checks tokenizer and model before any row is read.
+   *
+   * @throws AloraError of kind config naming the missing key.
+   */
+  prepare(context: TaskContext): PreparedTask;
+}
+
+const describe = (value: unknown): string =>
+  value === null ? 'null' : Array.isArray(value) ? 'a list' : typeof value;
+
+/** A data error that names file and line. */
+export function rowError(
+  source: Source,
+  message: string,
+  details: { got?: unknown; allowed?: string; fix: string },
+) {
+  return new AloraError('data', 'DATA_BAD_ROW', message, { where: formatSource(source), ...details });
+}
+
+function missingField(row: Row, name: string): AloraError {
+  const columns = Object.keys(row.fields);
+  const near = nearest(name, columns);
+  const example = near ?? columns.find((column) => typeof row.fields[column] === 'string') ?? 'column';
+  return new AloraError('data', 'DATA_MISSING_FIELD', `the row has no field "${name}"`, {
+    where: formatSource(row.source),
+    got: columns.join(', ') || 'no fields',
+    didYouMean: near,
+    fix: `rename the column, or say data.columns: {${name}: ${example}}`,
+  });
+}
+
+/** The field as a string; a missing field or another type is a data error. */
+export function stringField(row: Row, name: string): string {
+  const value = row.fields[name];
+  if (typeof value === 'string') return value;
+  if (value === undefined || value === null) throw missingField(row, name);
+  throw rowError(row.source, `field "${name}" must be a string, but is ${describe(value)}`, {
+    got: value,
+    fix: `write the value of "${name}" in quotes`,
+  });
+}
+
+/** The field as it stands; a missing field is a data error. */
+export function anyField(row: Row, name: string): unknown {
+  const value = row.fields[name];
+  if (value === undefined || value === null) throw missingField(row, name);
+  return value;
+}
+
+/** Next-token targets of causal training: `trained[t]` says whether token t is learnt; nothing predicts token 0. */
+export function nextTokenTargets(ids: readonly number[], isTrained: (position: number) => boolean): number[] {
+  return ids.map((_, t) => (t + 1 < ids.length && isTrained(t + 1) ? (ids[t + 1] as number) : -1));
+}
