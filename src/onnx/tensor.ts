@@ -17,7 +17,8 @@ function aligned<T>(
   make: { new (buffer: ArrayBufferLike, offset: number, length: number): T; BYTES_PER_ELEMENT: number },
 ): T {
   const size = make.BYTES_PER_ELEMENT;
-  const source = bytes.byteOffset % size === 0 ? bytes : bytes.slice();
+  // Not bytes.slice(): on a Node Buffer that is another view.
+  const source = bytes.byteOffset % size === 0 ? bytes : new Uint8Array(bytes);
   return new make(source.buffer, source.byteOffset, source.byteLength / size);
 }
 

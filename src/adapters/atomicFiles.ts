@@ -1,0 +1,78 @@
+import {
+  closeSync,
+  existsSync,
+  fsyncSync,
+  mkdirSync,
+  openSync,
+  renameSync,
+  rmSync,
+  writeFileSync,
+  writeSync,
+} from 'node:fs';
+import { basename, dirname } from 'node:path';
+import { AloraError } from '../errors.ts';
+
+/** Refusal of a file or folder that cannot be written: kind storage. */
+export function cannotWrite(path: string, cause: unknown): AloraError {
+  return new AloraError('storage', 'STORAGE_WRITE', `Cannot write ${basename(path)}`, {
+    where: path,
+    got: cause instanceof Error ? cause.message : String(cause),
+    fix: 'Free disk space or choose a folder that can be written.',
+    cause,
+  });
+}
+
+/** Writes a file whole or not at all: to `<path>.tmp`, flushed to the disk, then renamed into place. */
+export function writeFileAtomic(path: string, pieces: Iterable<Uint8Array>): void {
+  const partial = `${path}.tmp`;
+  try {
+    mkdirSync(dirname(path), { recursive: true });
+    const file = openSync(partial, 'w');
+    try {
+      for (const piece of pieces)
+        for (let done = 0; done < piece.byteLength; ) done += writeSync(file, piece, done);
+      fsyncSync(file);
+    } finally {
+      closeSync(file);
+    }
+    renameSync(partial, path);
+  } catch (cause) {
+    rmSync(partial, { force: true });
+    throw cause instanceof AloraError ? cause : cannotWrite(path, cause);
+  }
+}
+
+/** The previous content of a folder during the moment in which the new one takes its place. */
+const previous = (folder: string) => `${folder}.old.tmp`;
+
+/**
+ * Fills a folder and puts it in place whole: `fill` writes to `<folder>.tmp`, which then takes the place of
+ * the old folder. A process that dies at any moment leaves the old content or the new; where it died between
+ * the two renames, `recoverFolder` brings the old one back.
+ */
+export function replaceFolder(folder: string, fill: (partial: string) => void): void {
+  const partial = `${folder}.tmp`;
+  try {
+    recoverFolder(folder);
+    rmSync(partial, { recursive: true, force: true });
+    mkdirSync(partial, { recursive: true });
+    fill(partial);
+    if (existsSync(folder)) renameSync(folder, previous(folder));
+    renameSync(partial, folder);
+    rmSync(previous(folder), { recursive: true, force: true });
+  } catch (cause) {
+    rmSync(partial, { recursive: true, force: true });
+    throw cause instanceof AloraError ? cause : cannotWrite(folder, cause);
+  }
+}
+
+/** Undoes a replacement that a dying process left half done. Harmless otherwise. */
+export function recoverFolder(folder: string): void {
+  if (!existsSync(previous(folder))) return;
+  if (existsSync(folder)) rmSync(previous(folder), { recursive: true, force: true });
+  else renameSync(previous(folder), folder);
+}
+
+export function writeJson(path: string, value: unknown): void {
+  writeFileSync(path, `${JSON.stringify(value, null, 2)}\n`);
+}
