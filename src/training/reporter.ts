@@ -145,6 +145,8 @@ export interface RunInfo {
   readonly learningRate: number;
   readonly schedule: string;
   readonly warmupSteps: number;
+  /** Steps between evaluations; 0: only the first and last step. */
+  readonly evalEvery?: number;
   readonly seed: number;
   readonly device: string;
   readonly threads: number;

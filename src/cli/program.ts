@@ -1,0 +1,44 @@
+import { Command, type CommanderError, Option } from 'commander';
+import { AloraError } from '../errors.ts';
+import { packageVersion } from './installation.ts';
+import { addVerb as env } from './verbs/env.ts';
+import { addVerb as schema } from './verbs/schema.ts';
+
+/** A verb adds its command; one file and one line here. */
+const verbs = [schema, env];
+
+/** The command line. A mistake in it throws a CommanderError, which `usageError` words as one of ours. */
+export function createProgram(): Command {
+  const program = new Command('onnx-alora')
+    .description('Adapter training (LoRA, AdaLoRA, SoRA, ALoRA) for ONNX transformers.')
+    .version(packageVersion(), '-V, --version', 'print the version')
+    .helpOption('-h, --help', 'print this help')
+    .showSuggestionAfterError(true)
+    .addHelpText('after', '\nStart with `onnx-alora init`, then `onnx-alora train run.yaml`.');
+  for (const addVerb of verbs) addVerb(program);
+  for (const command of [program, ...program.commands]) {
+    command.exitOverride().configureOutput({ writeErr: () => {} });
+    if (command !== program) command.addOption(new Option('--verbose', 'print stack traces'));
+  }
+  return program;
+}
+
+/** A mistake in the command line as one of our errors; undefined for help and version, which are none. */
+export function usageError(error: CommanderError, argv: readonly string[]): AloraError | undefined {
+  if (error.exitCode === 0 || error.code === 'commander.help') return undefined;
+  const [what, ...suggestions] = error.message.replace(/^error: /, '').split('\n');
+  const didYouMean = /Did you mean (?:one of )?(.*)\?/.exec(suggestions.join(' '))?.[1];
+  const code = error.code.replace('commander.', '').replace(/[A-Z]/g, '_$&').toUpperCase();
+  return new AloraError('usage', `USAGE_${code}`, what!, {
+    where: `onnx-alora ${argv.join(' ')}`.trim(),
+    didYouMean,
+    fix: `\`onnx-alora ${verbOf(argv)}--help\` shows what there is`,
+  });
+}
+
+const verbOf = (argv: readonly string[]): string => {
+  const verb = argv.find((word) => !word.startsWith('-'));
+  return verb !== undefined && createProgram().commands.some((command) => command.name() === verb)
+    ? `${verb} `
+    : '';
+};

@@ -1,0 +1,42 @@
+import { cpSync } from 'node:fs';
+import { defineConfig } from 'tsup';
+
+/** What travels with the package of the embedded model: files that a user's run reads, not the scripts that made it. */
+const modelFiles = /(?:presidents|onnx|README\.md|\.json|\.onnx)$/;
+
+export default defineConfig({
+  entry: {
+    index: 'src/index.ts',
+    strategy: 'src/strategy.ts',
+    strategies: 'src/strategies.ts',
+    testing: 'src/testing.ts',
+    cli: 'src/cli/main.ts',
+  },
+  format: 'esm',
+  target: 'node20',
+  platform: 'node',
+  splitting: true,
+  clean: true,
+  dts: { entry: ['index', 'strategy', 'strategies', 'testing'].map((name) => `src/${name}.ts`) },
+  // The tokenizers of @xenova/transformers travel inside, so that users install one ONNX Runtime and no sharp.
+  noExternal: [/^@xenova\/transformers/, /^@huggingface\/jinja/],
+  external: ['onnxruntime-node'],
+  esbuildPlugins: [
+    {
+      name: 'leave out what a tokenizer does not need',
+      setup(build) {
+        build.onResolve({ filter: /^(sharp|onnxruntime-web)$/ }, ({ path }) => ({
+          path,
+          namespace: 'empty',
+        }));
+        build.onLoad({ filter: /.*/, namespace: 'empty' }, () => ({ contents: 'export default {};' }));
+      },
+    },
+  ],
+  onSuccess: async () => {
+    cpSync('fixtures/models/presidents', 'dist/models/presidents', {
+      recursive: true,
+      filter: (source) => modelFiles.test(source),
+    });
+  },
+});
