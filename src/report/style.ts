@@ -12,6 +12,7 @@ header{margin-bottom:40px}
 .eyebrow{color:var(--muted);font-size:13px;letter-spacing:.06em;text-transform:uppercase;margin:0 0 10px}
 h1{font-size:38px;line-height:1.15;letter-spacing:-.02em;font-weight:650;margin:0 0 12px;overflow-wrap:anywhere}
 .lead{font-size:18px;color:var(--muted);margin:0;max-width:46em}
+.lead+.lead{font-size:16px;margin-top:10px}
 .state{display:inline-block;margin-left:6px;padding:1px 9px;border-radius:99px;border:1px solid currentColor;letter-spacing:0;text-transform:none;font-size:12px;color:var(--teal)}
 .state.open{color:var(--orange)}
 h2{font-size:23px;letter-spacing:-.01em;font-weight:640;margin:56px 0 6px;padding-top:20px;border-top:1px solid var(--grid)}

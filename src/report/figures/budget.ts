@@ -15,6 +15,12 @@ function figure(
   // A change of a few per cent is what an allocation does: an axis from zero would flatten it.
   const zero = low < 0.7 * high;
   const margin = Math.max((high - low) * 0.15, high * 0.005, 2);
+  const y = {
+    type: 'quantitative' as const,
+    title: null,
+    axis: { tickCount: 4, format: ',d', tickMinStep: 1 },
+    scale: { domain: zero ? [0, high * 1.08] : [low - margin, high + margin], nice: false },
+  };
   return {
     id,
     title,
@@ -34,7 +40,7 @@ function figure(
                   strokeWidth: 1.5,
                 },
                 data: { values: [{}] },
-                encoding: { y: { datum: target } },
+                encoding: { y: { datum: target, ...y } },
               },
               {
                 data: { values: [{}] },
@@ -47,20 +53,14 @@ function figure(
                   x: 'width' as const,
                   fill: colour('orange'),
                 },
-                encoding: { y: { datum: target } },
+                encoding: { y: { datum: target, ...y } },
               },
             ]),
         {
           data: { values: [...points] },
           mark: { type: 'line', interpolate: 'step-after', strokeWidth: 2.25, stroke: colour('teal') },
           encoding: {
-            y: {
-              field: 'value',
-              type: 'quantitative',
-              title: null,
-              axis: { tickCount: 4, format: ',d', tickMinStep: 1 },
-              scale: { domain: zero ? [0, high * 1.08] : [low - margin, high + margin], nice: false },
-            },
+            y: { field: 'value', ...y },
             x: {
               field: 'step',
               type: 'quantitative',

@@ -18,10 +18,12 @@ export function rankFigures(modules: readonly ModuleRow[]): Figure[] {
   };
   const cells = (of: (m: ModuleRow) => number, text: (n: number) => string): Cell[] =>
     modules.map((m) => ({ along: layerName(m.layer), across: m.kind, value: of(m), text: text(of(m)) }));
-  const high = Math.max(1, ...modules.flatMap((m) => [m.before, m.after]));
+  const moved = modules.some((m) => m.before !== m.after);
+  const most = Math.max(1, ...modules.flatMap((m) => [m.before, m.after]));
+  // Where all is even there is nothing to tell apart: half way up the ramp, not at its dark end.
+  const high = moved ? most : 2 * most;
   const map = (id: string, title: string, caption: string, of: (m: ModuleRow) => number) =>
     heatFigure({ id, title, caption, ...sides, cells: cells(of, String), high });
-  const moved = modules.some((m) => m.before !== m.after);
   if (!moved)
     return [
       map('ranks', 'Ranks', 'Ranks by layer and kind of module; none moved in this run.', (m) => m.after),
