@@ -210,7 +210,10 @@ export class Graph {
     const gone = new Set(nodes);
     for (const node of gone) {
       for (const value of node.inputs) value?.users.delete(node);
-      for (const graph of node.subgraphs()) for (const value of graph.captures()) value.users.delete(node);
+      for (const graph of node.subgraphs()) {
+        for (const value of graph.captures()) value.users.delete(node);
+        graph.remove(graph.nodes);
+      }
       for (const value of node.outputs) if (value?.producer === node) value.producer = null;
     }
     this.nodes = this.nodes.filter((node) => !gone.has(node));

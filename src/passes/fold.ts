@@ -1,6 +1,6 @@
 import type { Graph, Model, Node, Value } from '../onnx/graph.ts';
 import { Tensor } from '../onnx/tensor.ts';
-import { isNumeric } from './inference/rule.ts';
+import { isNumeric, normalAxis } from './inference/rule.ts';
 import { inferTypes, type Types } from './inferTypes.ts';
 import { prune } from './prune.ts';
 
@@ -96,6 +96,15 @@ function sameShape(a: Value, b: Value): boolean {
   );
 }
 
+/** The only part of a Concat that has a length, as a cache that is empty has not. */
+function nonEmpty(node: Node): Value | undefined {
+  const parts = node.inputs.filter((value) => {
+    const shape = value?.shape;
+    return shape?.[normalAxis(node.int('axis', 0), shape.length)] !== 0;
+  });
+  return parts.length === 1 && parts[0]?.dtype === node.output.dtype ? parts[0] : undefined;
+}
+
 /** The input that this node returns unchanged, where that is certain. */
 function same(node: Node, types: Types): Value | undefined {
   const input = node.inputs[0];
@@ -119,7 +128,7 @@ function same(node: Node, types: Types): Value | undefined {
     case 'Transpose':
       return node.ints('perm')?.every((axis, i) => axis === i) ? input : undefined;
     case 'Concat':
-      return node.inputs.length === 1 ? input : undefined;
+      return node.inputs.length === 1 ? input : nonEmpty(node);
     case 'Reshape':
     case 'Expand':
       return unchanged(input);

@@ -1,14 +1,10 @@
 import { describe, expect, it } from 'vitest';
 import { Builder } from '../../src/onnx/builder.ts';
 import { readModel } from '../../src/onnx/decode.ts';
-import { Graph, type Model } from '../../src/onnx/graph.ts';
+import { Graph } from '../../src/onnx/graph.ts';
 import { Tensor } from '../../src/onnx/tensor.ts';
 import { fold } from '../../src/passes/fold.ts';
-import { feedsFor, fixtures, lengthsOf, run } from './models.ts';
-
-function modelOf(graph: Graph): Model {
-  return { irVersion: 9, opsets: new Map([['', 17]]), graph, producer: '', metadata: new Map() };
-}
+import { feedsFor, fixtures, lengthsOf, modelOf, run } from './models.ts';
 
 describe('fold', () => {
   it.each(fixtures)('%s: no more nodes, the same bits', async (name, path) => {

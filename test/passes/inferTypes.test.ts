@@ -4,7 +4,7 @@ import { readModel } from '../../src/onnx/decode.ts';
 import { type Dim, Graph, type Value } from '../../src/onnx/graph.ts';
 import { inferTypes } from '../../src/passes/inferTypes.ts';
 import { evaluate } from '../../src/passes/symbolic.ts';
-import { feedsFor, fixtures, lengthsOf, run } from './models.ts';
+import { feedsFor, fixtures, lengthsOf, modelOf, run } from './models.ts';
 
 describe('inferTypes', () => {
   it.each(fixtures)('%s: every inferred type is what ONNX Runtime computes', async (_, path) => {
@@ -41,7 +41,7 @@ describe('inferTypes', () => {
     const x = graph.input('x', 'float32', ['batch', 'length', 12]);
     const y = make(new Builder(graph, 't'), x);
     graph.outputs = [y];
-    inferTypes({ irVersion: 9, opsets: new Map([['', 17]]), graph, producer: '', metadata: new Map() });
+    inferTypes(modelOf(graph));
     return y.shape;
   }
   const lengthOf = (b: Builder, x: Value) =>

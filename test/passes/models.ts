@@ -2,7 +2,8 @@ import { existsSync, readdirSync } from 'node:fs';
 import { join } from 'node:path';
 import * as ort from 'onnxruntime-node';
 import { encodeModel } from '../../src/onnx/encode.ts';
-import type { Model, Value } from '../../src/onnx/graph.ts';
+import type { Graph, Model, Value } from '../../src/onnx/graph.ts';
+import { float16ToFloat32 } from '../../src/onnx/half.ts';
 import { evaluate } from '../../src/passes/symbolic.ts';
 
 /** Every .onnx file under fixtures/models, as [name, path]. */
@@ -16,6 +17,15 @@ export const fixtures: (readonly [string, string])[] = (() => {
       .map((file) => [`${name}/${file}`, join(folder, file)] as const);
   });
 })();
+
+/** A model around a graph built by hand. */
+export function modelOf(graph: Graph, opset = 17): Model {
+  const opsets = new Map([
+    ['', opset],
+    ['com.microsoft', 1],
+  ]);
+  return { irVersion: 9, opsets, graph, producer: '', metadata: new Map() };
+}
 
 export type Lengths = Record<string, number>;
 export type Feeds = Record<string, ort.Tensor>;
@@ -71,6 +81,13 @@ export async function run(
   } finally {
     await session.release();
   }
+}
+
+/** float16 outputs as float32; others as they are. */
+export function toFloat32(tensor: ort.Tensor): ort.Tensor {
+  if (tensor.type !== 'float16') return tensor;
+  const bits = new Uint16Array((tensor.data as Uint16Array).slice().buffer);
+  return new ort.Tensor('float32', float16ToFloat32(bits), tensor.dims);
 }
 
 /** Largest |a - b| over the largest |b|. */
