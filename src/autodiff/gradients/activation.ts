@@ -1,0 +1,61 @@
+import type { Gradient } from '../rule.ts';
+
+/** y = erf x: dx = dy 2/sqrt(pi) exp(-x^2). */
+export const Erf: Gradient = ({ x: [x], dy, e }) => [
+  () => e.mul(e.mul(dy, 2 / Math.sqrt(Math.PI)), e.unary('Exp', e.neg(e.mul(x!, x!)))),
+];
+
+/** dx = dy (1 - y^2). */
+export const Tanh: Gradient = ({ y, dy, e }) => [() => e.mul(dy, e.sub(1, e.mul(y, y)))];
+
+/** dx = dy y (1 - y). */
+export const Sigmoid: Gradient = ({ y, dy, e }) => [() => e.mul(dy, e.mul(y, e.sub(1, y)))];
+
+/** dx = dy where y > 0, 0 at the kink. */
+export const Relu: Gradient = ({ y, dy, e }) => [() => e.where(e.compare('Greater', y, 0), dy, 0)];
+
+/** y = x where x >= 0, alpha x below; alpha at the kink, as PyTorch has it. */
+export const LeakyRelu: Gradient = ({ node, x: [x], dy, e }) => [
+  () => e.where(e.compare('Greater', x!, 0), dy, e.mul(dy, node.float('alpha', 0.01))),
+];
+
+/** y = x where x > 0, alpha (exp x - 1) below, where dy/dx = y + alpha. */
+export const Elu: Gradient = ({ node, x: [x], y, dy, e }) => [
+  () => e.where(e.compare('Greater', x!, 0), dy, e.mul(dy, e.add(y, node.float('alpha', 1)))),
+];
+
+/** y = log(1 + exp x): dx = dy sigmoid x. */
+export const Softplus: Gradient = ({ x: [x], dy, e }) => [() => e.mul(dy, e.unary('Sigmoid', x!))];
+
+/** y = clamp(alpha x + beta, 0, 1): dx = alpha dy strictly inside. */
+export const HardSigmoid: Gradient = ({ node, y, dy, e }) => [
+  () => {
+    const inside = e.op(
+      'And',
+      [e.compare('Greater', y, 0), e.compare('Less', y, 1)],
+      {},
+      { dtype: 'bool', shape: y.shape },
+    );
+    return e.where(inside, e.mul(dy, node.float('alpha', 0.2)), 0);
+  },
+];
+
+/**
+ * y = x P(x), P the normal distribution function: dx = dy (P(x) + x p(x)). With approximate = tanh,
+ * y = x (1 + t) / 2, t = tanh(c (x + k x^3)): dx = dy ((1 + t) + x (1 - t^2) c (1 + 3 k x^2)) / 2.
+ */
+export const Gelu: Gradient = ({ node, x: [x], dy, e }) => [
+  () => {
+    const square = e.mul(x!, x!);
+    if (node.string('approximate', 'none') === 'none') {
+      const distribution = e.add(e.mul(e.unary('Erf', e.mul(x!, Math.SQRT1_2)), 0.5), 0.5);
+      const density = e.mul(e.unary('Exp', e.mul(square, -0.5)), 1 / Math.sqrt(2 * Math.PI));
+      return e.mul(dy, e.add(distribution, e.mul(x!, density)));
+    }
+    const [c, k] = [Math.sqrt(2 / Math.PI), 0.044715];
+    const t = e.unary('Tanh', e.mul(x!, e.add(e.mul(square, c * k), c)));
+    const inner = e.mul(x!, e.add(e.mul(square, 3 * c * k), c));
+    const slope = e.add(e.mul(e.sub(1, e.mul(t, t)), inner), e.add(t, 1));
+    return e.mul(dy, e.mul(slope, 0.5));
+  },
+];
