@@ -37,7 +37,7 @@ export function writeFileAtomic(path: string, pieces: Iterable<Uint8Array>): voi
     }
     renameSync(partial, path);
   } catch (cause) {
-    rmSync(partial, { force: true });
+    if (existsSync(partial)) rmSync(partial);
     throw cause instanceof AloraError ? cause : cannotWrite(path, cause);
   }
 }

@@ -1,32 +1,26 @@
+import { placeOf } from '../adapters/moduleNames.ts';
+
 /** Where a module stands in the network, from its PEFT name. */
 export interface Place {
-  /** First whole-number part of the path; null where there is none. */
+  /** Index of the block; null outside the blocks. */
   readonly layer: number | null;
   /** What is left of the name: one row of a heat map. */
   readonly kind: string;
 }
 
-/** `model.layers.3.self_attn.q_proj` -> layer 3, `self_attn.q_proj`, reached through `model.layers`. */
-function split(name: string): { prefix: string; layer: number | null; rest: string } {
-  const parts = name.split('.');
-  const at = parts.findIndex((part) => /^\d+$/.test(part));
-  if (at < 0) return { prefix: '', layer: null, rest: name };
-  return {
-    prefix: parts.slice(0, at).join('.'),
-    layer: Number(parts[at]),
-    rest: parts.slice(at + 1).join('.'),
-  };
-}
-
 /** Places by name. The path before the layer stays in the kind only where the network has several stacks of layers. */
 export function placesOf(names: Iterable<string>): Map<string, Place> {
-  const all = [...names].map((name) => ({ name, ...split(name) }));
-  const stacks = new Set(all.filter((m) => m.layer !== null).map((m) => m.prefix));
+  const all = [...names].map((name) => {
+    const { block, kind } = placeOf(name);
+    const stack = block === null ? '' : name.slice(0, name.length - kind.length - 1).replace(/\.\d+$/, '');
+    return { name, layer: block, kind, stack };
+  });
+  const stacks = new Set(all.filter((m) => m.layer !== null).map((m) => m.stack));
   return new Map(
-    all.map(({ name, prefix, layer, rest }) => {
-      const kind = layer !== null && stacks.size > 1 ? `${prefix} ${rest}` : rest || name;
-      return [name, { layer, kind }];
-    }),
+    all.map(({ name, layer, kind, stack }) => [
+      name,
+      { layer, kind: layer !== null && stacks.size > 1 ? `${stack} ${kind}` : kind },
+    ]),
   );
 }
 
@@ -38,6 +32,7 @@ export interface ModuleRow extends Place {
   /** Ranks at the start and at the last known step. */
   readonly before: number;
   readonly after: number;
-  /** Ranks of the best adapter on dev. */
+  /** Ranks in `adapter/`, and in `best/`, the best on dev; undefined where there is no such folder. */
+  readonly saved?: number;
   readonly best?: number;
 }

@@ -116,16 +116,16 @@ export async function readRun(dir: string): Promise<Run> {
 
   const result = await readResult(dir, notes);
   const scores = await readScores(dir, metrics.allocations, notes);
-  const shapesOf = async (folder: string) => {
+  const shapesOf = (folder: string) => {
     try {
-      return await readAdapterShapes(join(dir, folder));
+      return readAdapterShapes(join(dir, folder));
     } catch (cause) {
       notes.push(`${folder}/adapter_model.safetensors cannot be read: ${(cause as Error).message}`);
       return undefined;
     }
   };
-  const last = await shapesOf('adapter');
-  const best = await shapesOf('best');
+  const last = shapesOf('adapter');
+  const best = shapesOf('best');
 
   const events = metrics.allocations;
   const before = events[0] && ranksBefore(events[0]);
@@ -154,6 +154,7 @@ export async function readRun(dir: string): Promise<Run> {
       cost: size === undefined ? undefined : size + gate,
       before: before?.get(name) ?? final,
       after: final,
+      saved: last ? (last.get(name)?.rank ?? 0) : undefined,
       best: best ? (best.get(name)?.rank ?? 0) : undefined,
     };
   });

@@ -1,5 +1,5 @@
 import type { TopLevelSpec } from 'vega-lite';
-import { textWidth } from './text-width.ts';
+import { textWidth } from './textWidth.ts';
 import { figureConfig } from './theme.ts';
 
 /** What vega exports for measuring text, which its types leave out. */

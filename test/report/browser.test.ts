@@ -4,7 +4,7 @@ import { join } from 'node:path';
 import { pathToFileURL } from 'node:url';
 import { type Browser, chromium } from 'playwright-core';
 import { afterAll, beforeAll, describe, expect, it } from 'vitest';
-import { makeRun } from '../../fixtures/report/make-run.ts';
+import { makeRun } from '../../fixtures/report/makeRun.ts';
 import { writeReport } from '../../src/report/index.ts';
 
 const executablePath = process.env.CHROMIUM ?? '/usr/bin/chromium';

@@ -10,7 +10,7 @@ import {
 import { tmpdir } from 'node:os';
 import { basename, join } from 'node:path';
 import { afterAll, beforeAll, describe, expect, it, vi } from 'vitest';
-import { makeRun } from '../../fixtures/report/make-run.ts';
+import { makeRun } from '../../fixtures/report/makeRun.ts';
 import { AloraError } from '../../src/errors.ts';
 import { writeReport } from '../../src/report/index.ts';
 
@@ -259,6 +259,6 @@ describe('refusals', () => {
     // A file where the folder of figures must go refuses every user; permissions would not refuse root.
     writeFileSync(join(folder('locked'), 'report'), '');
     const error = await refusal(folder('locked'));
-    expect([error.kind, error.exitCode, error.code]).toEqual(['storage', 7, 'REPORT_UNWRITABLE']);
+    expect([error.kind, error.exitCode, error.code]).toEqual(['storage', 7, 'STORAGE_WRITE']);
   });
 });

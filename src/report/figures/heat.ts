@@ -1,5 +1,5 @@
 import type { TopLevelSpec } from 'vega-lite';
-import { textWidth } from '../text-width.ts';
+import { textWidth } from '../textWidth.ts';
 import { colour, divergingRamp, ramp } from '../theme.ts';
 import type { Figure } from './figure.ts';
 

@@ -58,8 +58,13 @@ ${recount(run)}`;
 
 /** The same sum from the shapes in adapter/, so that the record can be believed. */
 function recount(run: Run): Html {
-  if (!run.result || run.modules.length === 0 || run.modules.some((m) => m.cost === undefined)) return html``;
-  const counted = run.modules.reduce((sum, m) => sum + m.after * m.cost!, 0);
+  if (
+    !run.result ||
+    run.modules.length === 0 ||
+    run.modules.some((m) => m.cost === undefined || m.saved === undefined)
+  )
+    return html``;
+  const counted = run.modules.reduce((sum, m) => sum + m.saved! * m.cost!, 0);
   const agrees = counted === run.result.budget.final.parameters;
   return html`<p class="note">Recounted from the adapter's tensors: ${amount(counted)} parameters${agrees ? ', as recorded.' : `; result.json records ${amount(run.result.budget.final.parameters)}.`}</p>`;
 }

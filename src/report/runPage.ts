@@ -1,7 +1,7 @@
 import { budgetFigures } from './figures/budget.ts';
 import type { Figure } from './figures/figure.ts';
 import { lossFigure } from './figures/loss.ts';
-import { perStepFigure } from './figures/per-step.ts';
+import { perStepFigure } from './figures/perStep.ts';
 import { rankFigures, rankHistoryFigures } from './figures/ranks.ts';
 import { scoreRoundsFigure, scoresFigure } from './figures/scores.ts';
 import { type Html, html } from './html.ts';
