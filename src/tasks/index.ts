@@ -1,4 +1,15 @@
 import { AloraError, nearest } from '../errors.ts';
+import { chat } from './chat.ts';
+import { classification } from './classification.ts';
+import { alpaca } from './named/alpaca.ts';
+import { boolq } from './named/boolq.ts';
+import { copa } from './named/copa.ts';
+import { e2e } from './named/e2e.ts';
+import { qnli } from './named/qnli.ts';
+import { rte } from './named/rte.ts';
+import { record, squad } from './named/squad.ts';
+import { sst2 } from './named/sst2.ts';
+import { trec } from './named/trec.ts';
 import { prompt } from './prompt.ts';
 import type { Task } from './task.ts';
 import { text } from './text.ts';
@@ -7,6 +18,18 @@ import { text } from './text.ts';
 export const tasks: Readonly<Record<string, Task>> = {
   text,
   prompt,
+  chat,
+  classification,
+  alpaca,
+  boolq,
+  copa,
+  e2e,
+  qnli,
+  record,
+  rte,
+  squad,
+  sst2,
+  trec,
 };
 
 /** @throws AloraError of kind config with the nearest name. */

@@ -42,7 +42,8 @@ export function encodePrompt(
   const before = [...prefix, ...promptIds.slice(promptIds.length - kept)];
   const ids = [...before, ...answer].slice(0, maxLength);
   const targets = nextTokenTargets(ids, (position) => position >= before.length);
-  if (!targets.some((target) => target >= 0)) return { dropped: 'no token of the completion left to learn' };
+  if (!targets.some((target) => target >= 0))
+    return { dropped: 'no token of the completion within maxLength' };
   return {
     kind: 'token',
     ids,

@@ -106,6 +106,8 @@ export interface Task {
   readonly name: string;
   /** The fields of a row that it reads; `data.columns` may rename these. */
   readonly fields: readonly string[];
+  /** True when `data.labels` says something to it. */
+  readonly usesLabels?: boolean;
   /**
    * Checks tokenizer and model before any row is read.
    *

@@ -177,7 +177,7 @@ export async function readTokenizerFiles(modelDir: string): Promise<TokenizerFil
     }
     const chatTemplate =
       (await readText(join(dir, 'chat_template.jinja'))) ?? templateSource(own.chat_template);
-    config.chat_template = chatTemplate;
+    delete config.chat_template;
     return { path, tokenizer: normalizeTokenizerJson(tokenizer), config, chatTemplate };
   }
   throw new AloraError('model', 'TOKENIZER_MISSING', 'the model folder has no tokenizer.json', {

@@ -22,6 +22,8 @@ export interface Tokenizer {
   readonly unkId?: number;
   /** The padding token; the end token, then 0, where the tokenizer has none. */
   readonly padId: number;
+  /** Ids that stand for no text, such as the end token. */
+  readonly specialIds: ReadonlySet<number>;
   /** Ids that the post-processor puts before a single text. */
   readonly prefix: readonly number[];
   /** Ids that the post-processor puts after a single text. */
@@ -57,13 +59,13 @@ export async function loadTokenizer(modelDir: string): Promise<Tokenizer> {
   return createTokenizer(await readTokenizerFiles(modelDir));
 }
 
-function construct({ path, tokenizer, config }: TokenizerFiles): PreTrainedTokenizer {
+function construct({ path, tokenizer, config, chatTemplate }: TokenizerFiles): PreTrainedTokenizer {
   const name = typeof config.tokenizer_class === 'string' ? config.tokenizer_class.replace(/Fast$/, '') : '';
   const classes = AutoTokenizer.TOKENIZER_CLASS_MAPPING;
   const Class = (Object.hasOwn(classes, name) ? classes[name] : undefined) ?? PreTrainedTokenizer;
   try {
     // Llama with legacy: false would replace the stages of tokenizer.json by its own; the file decides here.
-    return new Class(tokenizer, { ...config, legacy: true });
+    return new Class(tokenizer, { ...config, chat_template: chatTemplate, legacy: true });
   } catch (cause) {
     const reason = cause instanceof Error ? cause.message : String(cause);
     throw new AloraError('model', 'TOKENIZER_UNSUPPORTED', `tokenizer.json cannot be used: ${reason}`, {
@@ -142,6 +144,7 @@ export function createTokenizer(files: TokenizerFiles): Tokenizer {
     eosId,
     unkId: special('unk_token') ?? model.unk_token_id,
     padId: special('pad_token') ?? eosId ?? 0,
+    specialIds: new Set(library.all_special_ids),
     prefix: frame.slice(0, at).map(toId),
     suffix: frame.slice(at + 1).map(toId),
     modelMaxLength:

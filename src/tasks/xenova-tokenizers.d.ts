@@ -14,6 +14,7 @@ declare module '@xenova/transformers/src/tokenizers.js' {
       readonly tokens_to_ids: Map<string, number>;
       readonly unk_token_id: number | undefined;
     };
+    readonly all_special_ids: readonly number[];
     readonly post_processor:
       | ((tokens: string[], pair: string[] | null, options: { add_special_tokens: boolean }) => PostProcessed)
       | null;

@@ -1,0 +1,38 @@
+import { AloraError, nearest } from '../errors.ts';
+import { type ClassificationHead, formatSource, type Row } from './task.ts';
+
+/** Names of the head's classes in order; `LABEL_3` and the like where the model names none. */
+export function headLabels({ size, id2label }: ClassificationHead): string[] {
+  return Array.from({ length: size }, (_, i) => id2label?.[String(i)] ?? `LABEL_${i}`);
+}
+
+const spoken = (name: string) => name.trim().toLowerCase().replaceAll('_', ' ');
+
+/**
+ * The class that a row's label means: a name (case and underscores aside), or an integer below the number of names.
+ *
+ * @throws AloraError of kind data naming file and line, what stood there, and the names.
+ */
+export function resolveLabel(value: unknown, names: readonly string[], row: Row, field: string): number {
+  if (typeof value === 'string') {
+    const exact = names.indexOf(value);
+    const index = exact >= 0 ? exact : names.findIndex((name) => spoken(name) === spoken(value));
+    if (index >= 0) return index;
+  }
+  const number =
+    typeof value === 'boolean'
+      ? Number(value)
+      : typeof value === 'string' && /^\s*\d+\s*$/.test(value)
+        ? Number(value)
+        : value;
+  if (typeof number === 'number' && Number.isInteger(number) && number >= 0 && number < names.length)
+    return number;
+  throw new AloraError('data', 'DATA_BAD_LABEL', `field "${field}" is not a label of this task`, {
+    where: formatSource(row.source),
+    got: value,
+    allowed: [...names, `0 to ${names.length - 1}`],
+    didYouMean: typeof value === 'string' ? nearest(value, names) : undefined,
+    fix:
+      value === -1 ? 'rows without a label (-1) cannot be used: remove them' : `correct the row's ${field}`,
+  });
+}
