@@ -18,7 +18,7 @@ h1{font-size:38px;line-height:1.15;letter-spacing:-.02em;font-weight:650;margin:
 h2{font-size:23px;letter-spacing:-.01em;font-weight:640;margin:56px 0 6px;padding-top:20px;border-top:1px solid var(--grid)}
 h3{font-size:15px;font-weight:640;margin:28px 0 6px}
 p{margin:0 0 14px;max-width:44em}
-.note{color:var(--muted);font-size:14px}
+.note{color:var(--muted);font-size:.9em}
 code,pre,.mono{font-family:${monospace};font-size:.86em}
 pre{background:color-mix(in srgb,var(--grid) 45%,transparent);border-radius:8px;padding:14px 16px;overflow-x:auto;line-height:1.5;margin:8px 0 16px;white-space:pre-wrap;overflow-wrap:anywhere}
 .facts{display:flex;flex-wrap:wrap;gap:1px;background:var(--grid);border:1px solid var(--grid);border-radius:12px;overflow:hidden;margin:32px 0 0;padding:0}
@@ -31,7 +31,7 @@ pre{background:color-mix(in srgb,var(--grid) 45%,transparent);border-radius:8px;
 .notes ul{margin:4px 0 0;padding-left:18px}
 .scroll{overflow-x:auto;margin:10px 0 18px}
 table{border-collapse:collapse;width:100%;font-size:14px;line-height:1.4}
-th{font-weight:500;color:var(--muted);text-align:left;vertical-align:bottom;font-size:13px;white-space:nowrap}
+th{font-weight:500;color:var(--muted);text-align:left;vertical-align:bottom;font-size:.93em;white-space:nowrap}
 th,td{padding:7px 14px 7px 0;border-bottom:1px solid var(--grid)}
 th:last-child,td:last-child{padding-right:0}
 td{vertical-align:top}
@@ -58,7 +58,7 @@ summary:hover{color:var(--ink)}
 .pair p{white-space:pre-wrap;overflow-wrap:anywhere;margin:0;font-size:15px}
 footer{margin-top:72px;color:var(--muted);font-size:13px}
 ${figureRules()}
-@media (max-width:700px){
+@media screen and (max-width:700px){
 main{padding:32px 18px 64px}
 h1{font-size:29px}.lead{font-size:16px}h2{margin-top:48px}
 .facts>div{padding:12px 14px;flex-basis:40%}th,td{padding-right:9px}table{font-size:13px}th{white-space:normal}.facts dd{font-size:20px}
@@ -69,7 +69,8 @@ figure .wide{display:none}figure .narrow{display:block}
 }
 @media print{
 :root{color-scheme:light}
-main{max-width:none;padding:0}
+main{max-width:none;padding:0}body{font-size:13px}.lead{font-size:15px}h1{font-size:28px}
+figure{max-width:calc(var(--w)*.68)}figcaption{font-size:11px}.figures{gap:8px 3.5%}.facts dd{font-size:18px}.facts>div{padding:10px 12px}table{font-size:12px}th,td{padding:4px 10px 4px 0}
 h2{break-after:avoid;margin-top:32px}figure,.pair,tr,.facts{break-inside:avoid}
 details:not([open])::details-content{content-visibility:visible;display:block}
 pre{white-space:pre-wrap}
