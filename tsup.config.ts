@@ -1,10 +1,11 @@
 import { cpSync } from 'node:fs';
+import { join } from 'node:path';
 import { defineConfig } from 'tsup';
 
 /** What travels with the package of the embedded model: files that a user's run reads, not the scripts that made it. */
 const modelFiles = /(?:presidents|onnx|README\.md|\.json|\.onnx)$/;
 
-export default defineConfig({
+export default defineConfig(({ outDir = 'dist', dts = true }) => ({
   entry: {
     index: 'src/index.ts',
     strategy: 'src/strategy.ts',
@@ -12,12 +13,13 @@ export default defineConfig({
     testing: 'src/testing.ts',
     cli: 'src/cli/main.ts',
   },
+  outDir,
   format: 'esm',
   target: 'node20',
   platform: 'node',
   splitting: true,
   clean: true,
-  dts: { entry: ['index', 'strategy', 'strategies', 'testing'].map((name) => `src/${name}.ts`) },
+  dts: dts && { entry: ['index', 'strategy', 'strategies', 'testing'].map((name) => `src/${name}.ts`) },
   // The tokenizers of @xenova/transformers travel inside, so that users install one ONNX Runtime and no sharp.
   noExternal: [/^@xenova\/transformers/, /^@huggingface\/jinja/],
   external: ['onnxruntime-node'],
@@ -25,18 +27,15 @@ export default defineConfig({
     {
       name: 'leave out what a tokenizer does not need',
       setup(build) {
-        build.onResolve({ filter: /^(sharp|onnxruntime-web)$/ }, ({ path }) => ({
-          path,
-          namespace: 'empty',
-        }));
+        build.onResolve({ filter: /^(sharp|onnxruntime-web)$/ }, ({ path }) => ({ path, namespace: 'empty' }));
         build.onLoad({ filter: /.*/, namespace: 'empty' }, () => ({ contents: 'export default {};' }));
       },
     },
   ],
   onSuccess: async () => {
-    cpSync('fixtures/models/presidents', 'dist/models/presidents', {
+    cpSync('fixtures/models/presidents', join(outDir, 'models/presidents'), {
       recursive: true,
       filter: (source) => modelFiles.test(source),
     });
   },
-});
+}));

@@ -59,7 +59,6 @@ export function resolveRunConfig(raw: unknown, options: ResolveOptions): RunConf
 export function resolveRunConfig(raw: unknown, options: ResolveOptions): RunConfig {
   const baseDir = options.baseDir ?? process.cwd();
   const locate: Locate = options.locate ?? ((path) => path.map(String).join('.') || 'the configuration');
-  const schema = baseJsonSchema();
   if (!isSection(raw))
     throw configError(
       [
@@ -68,7 +67,7 @@ export function resolveRunConfig(raw: unknown, options: ResolveOptions): RunConf
           message: 'a run file is a section of keys',
           path: [],
           got: raw,
-          allowed: describeAllowed(schema),
+          allowed: describeAllowed(baseJsonSchema()),
         },
       ],
       locate,
@@ -76,7 +75,9 @@ export function resolveRunConfig(raw: unknown, options: ResolveOptions): RunConf
   const sections = withoutEmptyKeys(raw);
   const [common, own] = splitAdapter(sections.adapter);
   const parsed = runFile.safeParse({ ...sections, adapter: common });
-  const problems: Problem[] = parsed.success ? [] : fromZodIssues(parsed.error.issues, sections, schema);
+  const problems: Problem[] = parsed.success
+    ? []
+    : fromZodIssues(parsed.error.issues, sections, baseJsonSchema());
   problems.push(...contradictions(sections, options.tasks));
 
   const word = isSection(common) && typeof common.strategy === 'string' ? common.strategy : 'lora';
