@@ -1,0 +1,163 @@
+import { existsSync, readdirSync, readFileSync, statSync } from 'node:fs';
+import { basename, dirname, join, relative, resolve, sep } from 'node:path';
+import { AloraError } from '../errors.ts';
+import { type Patch, patchesOf, uniquePatches } from './mergePlan.ts';
+import { copyPatched } from './mergeWrite.ts';
+import type { ModelConfig } from './module.ts';
+import type { PeftAdapter } from './peft.ts';
+
+export interface MergeOptions {
+  /** Merge only these .onnx files (paths within the model folder) and leave the other .onnx files out. */
+  readonly files?: readonly string[];
+}
+
+export interface MergeResult {
+  readonly folder: string;
+  /** .onnx files whose weights changed, by path within the folder, and the tensors that did. */
+  readonly merged: readonly { readonly file: string; readonly tensors: readonly string[] }[];
+  /** .onnx files that hold none of the adapter's modules; copied as they are. */
+  readonly untouched: readonly string[];
+  /** Files that are not in the result: the original weights of other frameworks, and .onnx files not asked for. */
+  readonly leftOut: readonly string[];
+  /** Modules that were merged, heads included, in the adapter's order. */
+  readonly modules: readonly string[];
+}
+
+/** Weights of other frameworks: beside a merged model they would be the unmerged ones. */
+const otherFrameworks =
+  /(\.safetensors|\.safetensors\.index\.json|\.h5|\.msgpack|\.gguf|\.pth?|\.ot|pytorch_model.*)$/;
+
+/**
+ * Folds an adapter into every ONNX file of a model folder that holds its weights: W += s A^T diag(g) B in
+ * place, in the file's own layout and type (float32, float16, bfloat16), and modulesToSave as they are. Every
+ * other byte of the files stays. All checks come before the first write; the new folder appears whole, and
+ * the model's folder is only read. `model` is a folder in Hugging Face layout, or an .onnx file.
+ *
+ * Errors: kind storage for an output folder that exists or cannot be written; kind model for modules that no
+ * file holds, shapes that differ, weights that are quantised or that another part of the model shares.
+ */
+export function mergeAdapter(
+  adapter: PeftAdapter,
+  model: string,
+  out: string,
+  options: MergeOptions = {},
+): MergeResult {
+  const { root, files } = filesOf(model);
+  refuseOutput(root, out);
+  const onnx = files.filter((file) => file.endsWith('.onnx'));
+  const chosen = options.files ? options.files.map((file) => chosenFile(root, onnx, file)) : onnx;
+  const config = configOf(root);
+  const patches = chosen.map((file) => ({ file, patches: patchesOf(root, file, config, adapter) }));
+  refuseUnplaced(
+    adapter,
+    patches.flatMap((entry) => entry.patches),
+    model,
+  );
+  const skipped = new Set(files.filter((file) => otherFrameworks.test(basename(file))));
+  for (const file of onnx) if (!chosen.includes(file)) skipped.add(file);
+  copyPatched(
+    root,
+    files.filter((file) => !skipped.has(file)),
+    uniquePatches(patches.flatMap((entry) => entry.patches)),
+    out,
+  );
+  const placed = new Set(patches.flatMap((entry) => entry.patches.map((patch) => patch.module)));
+  return {
+    folder: out,
+    merged: patches
+      .filter((entry) => entry.patches.length > 0)
+      .map((entry) => ({ file: entry.file, tensors: entry.patches.map((patch) => patch.tensor) })),
+    untouched: patches.filter((entry) => entry.patches.length === 0).map((entry) => entry.file),
+    leftOut: [...skipped],
+    modules: [...placed],
+  };
+}
+
+/** All files of the model, relative to its folder. Hidden files and folders (.git, .cache) are not part of it. */
+function filesOf(model: string): { root: string; files: string[] } {
+  if (!existsSync(model))
+    throw new AloraError('model', 'MODEL_NOT_FOUND', 'There is no model at this path', {
+      where: model,
+      fix: 'Give a model folder in Hugging Face layout, or an .onnx file.',
+    });
+  const path = resolve(model);
+  if (statSync(path).isDirectory()) return { root: path, files: listed(path, '') };
+  const root = [dirname(path), dirname(dirname(path))].find((folder) =>
+    existsSync(join(folder, 'config.json')),
+  );
+  if (root) return { root, files: listed(root, '') };
+  const folder = dirname(path);
+  const data = readdirSync(folder).filter((name) => name.startsWith(`${basename(path)}_data`));
+  return { root: folder, files: [basename(path), ...data] };
+}
+
+function listed(root: string, folder: string): string[] {
+  return readdirSync(join(root, folder))
+    .filter((name) => !name.startsWith('.'))
+    .sort()
+    .flatMap((name) => {
+      const path = folder === '' ? name : `${folder}/${name}`;
+      return statSync(join(root, path)).isDirectory() ? listed(root, path) : [path];
+    });
+}
+
+function chosenFile(root: string, onnx: readonly string[], file: string): string {
+  const path = file.split(sep).join('/').replace(/^\.\//, '');
+  if (onnx.includes(path)) return path;
+  throw new AloraError('model', 'MODEL_NOT_FOUND', 'The model folder has no such .onnx file', {
+    where: root,
+    got: file,
+    allowed: onnx,
+  });
+}
+
+function configOf(root: string): ModelConfig {
+  const path = join(root, 'config.json');
+  if (!existsSync(path)) return {};
+  try {
+    return JSON.parse(readFileSync(path, 'utf8')) as ModelConfig;
+  } catch (cause) {
+    throw new AloraError('model', 'MODEL_CONFIG', 'config.json of the model is not JSON', {
+      where: path,
+      cause,
+    });
+  }
+}
+
+function refuseOutput(root: string, out: string): void {
+  const path = resolve(out);
+  const within = relative(root, path);
+  const inside = within === '' || !(within.startsWith('..') || resolve(within) === within);
+  const refuse = (message: string) =>
+    new AloraError('storage', 'STORAGE_EXISTS', message, {
+      where: out,
+      fix: 'Choose a new folder for the merged model.',
+    });
+  if (inside) throw refuse("The output folder lies inside the model's own folder");
+  if (!existsSync(path)) return;
+  if (!statSync(path).isDirectory()) throw refuse('The output is a file');
+  if (readdirSync(path).length > 0) throw refuse('The output folder is not empty');
+}
+
+function refuseUnplaced(adapter: PeftAdapter, patches: readonly Patch[], model: string): void {
+  const placed = new Set(patches.map((patch) => patch.key));
+  const missing = [...adapter.modules.keys(), ...adapter.saved.keys()].filter(
+    (key) => !placed.has(key) && adapter.modules.get(key)?.rank !== 0,
+  );
+  if (missing.length === 0) return;
+  throw new AloraError(
+    'model',
+    'MODEL_MERGE_NO_PLACE',
+    'The model does not hold every module of the adapter',
+    {
+      where: model,
+      got:
+        missing.length > 4
+          ? `${missing.slice(0, 4).join(', ')} and ${missing.length - 4} more`
+          : missing.join(', '),
+      fix: adapter.baseModel
+        ? `Give the model that the adapter was trained on: ${adapter.baseModel}.`
+        : 'Give the model that the adapter was trained on.',
+    },
+  );
+}

@@ -1,0 +1,226 @@
+import { readFileSync } from 'node:fs';
+import { join, relative, sep } from 'node:path';
+import { AloraError } from '../errors.ts';
+import { decodeModel } from '../onnx/decode.ts';
+import type { DType } from '../onnx/dtype.ts';
+import { describe, type Graph, type Node, type Value } from '../onnx/graph.ts';
+import type { ExternalData, Tensor } from '../onnx/tensor.ts';
+import type { LinearModule, ModelConfig } from './module.ts';
+import type { LowRankWeights, PeftAdapter } from './peft.ts';
+import { constantOf, hasHead, linearModulesOf } from './targets.ts';
+
+/** One tensor of a file to be rewritten in place. */
+export interface Patch {
+  /** The file that holds the bytes (.onnx or external data), relative to the model's folder. */
+  readonly file: string;
+  /** First byte of the tensor in that file. */
+  readonly offset: number;
+  readonly dtype: DType;
+  readonly dims: readonly number[];
+  /** Name of the tensor in the graph. */
+  readonly tensor: string;
+  readonly module: string;
+  /** The adapter's entry that it comes from: a module, or a tensor of modulesToSave. */
+  readonly key: string;
+  /** Adds the adapter's product, or replaces the values (in the tensor's own layout). */
+  readonly change:
+    | { readonly kind: 'add'; readonly weights: LowRankWeights; readonly layout: 'in-out' | 'out-in' }
+    | { readonly kind: 'set'; readonly values: Float32Array };
+}
+
+/** The patches that fold the adapter into one .onnx file; none where it holds no module of the adapter. */
+export function patchesOf(root: string, file: string, config: ModelConfig, adapter: PeftAdapter): Patch[] {
+  const path = join(root, file);
+  const bytes = readFileSync(path);
+  const model = decodeModel(bytes, path);
+  const modules = graphsOf(model.graph).flatMap((graph) =>
+    linearModulesOf(graph, config, hasHead(model.graph)),
+  );
+  const users = usersByWeight(modules);
+  const patches = new Map<Value, Patch>();
+  const add = (value: Value, tensor: Tensor, readers: ReadonlySet<Node>, patch: Omit<Patch, keyof Place>) => {
+    refuseShared(file, value, readers, patch.module);
+    const known = patches.get(value);
+    // Both branches of an If may hold the module and share its weight: one patch serves them.
+    if (known?.key === patch.key) return;
+    if (known) throw shared(file, value.name, patch.module, known.module);
+    patches.set(value, { ...patch, ...placeOf(root, file, bytes, value, tensor) });
+  };
+  for (const module of modules) {
+    const weights = adapter.modules.get(module.name);
+    if (weights && weights.rank > 0) {
+      checkWeight(file, module, weights.in, weights.out);
+      const { value, tensor, layout } = module.weight;
+      const change = { kind: 'add', weights, layout } as const;
+      add(value, tensor, users.get(value)!, { module: module.name, key: module.name, change });
+    }
+    const saved = adapter.saved.get(`${module.name}.weight`);
+    if (saved) {
+      const [rows = 0, columns = 0] = saved.dims;
+      checkWeight(
+        file,
+        module,
+        ...(module.fanInFanOut ? ([rows, columns] as const) : ([columns, rows] as const)),
+      );
+      const { value, tensor, layout } = module.weight;
+      const turn = (layout === 'in-out') !== module.fanInFanOut;
+      const values = turn ? transposed(saved.toFloat32(), rows, columns) : saved.toFloat32();
+      const change = { kind: 'set', values } as const;
+      add(value, tensor, users.get(value)!, { module: module.name, key: `${module.name}.weight`, change });
+    }
+    const bias = adapter.saved.get(`${module.name}.bias`);
+    if (bias) {
+      const constant = constantOf(module.bias);
+      if (!constant || constant.tensor.size !== bias.size || bias.size !== module.out)
+        throw mismatch(file, module.name, `a bias of ${constant?.tensor.size ?? 0}`, `${bias.size}`);
+      const change = { kind: 'set', values: bias.toFloat32() } as const;
+      add(constant.value, constant.tensor, biasReaders(module), {
+        module: module.name,
+        key: `${module.name}.bias`,
+        change,
+      });
+    }
+  }
+  refusePartial(file, config, adapter, modules);
+  return [...patches.values()];
+}
+
+/**
+ * One patch for each place: files may share external data, and then agree. Errors: MODEL_WEIGHT_SHARED where
+ * two modules have their weights in one place.
+ */
+export function uniquePatches(patches: readonly Patch[]): Patch[] {
+  const places = new Map<string, Patch>();
+  for (const patch of patches) {
+    const place = `${patch.file}:${patch.offset}`;
+    const known = places.get(place);
+    if (known && known.key !== patch.key) throw shared(patch.file, patch.tensor, patch.module, known.module);
+    places.set(place, patch);
+  }
+  return [...places.values()];
+}
+
+/** The graph and its subgraphs at any depth. */
+function graphsOf(graph: Graph): Graph[] {
+  return [graph, ...graph.nodes.flatMap((node) => node.subgraphs().flatMap(graphsOf))];
+}
+
+/** Every node that uses a weight as the weight of a linear layer. */
+function usersByWeight(modules: readonly LinearModule[]): Map<Value, Set<Node>> {
+  const users = new Map<Value, Set<Node>>();
+  for (const { weight, uses } of modules) {
+    const nodes = users.get(weight.value) ?? new Set<Node>();
+    for (const { node } of uses) nodes.add(node);
+    users.set(weight.value, nodes);
+  }
+  return users;
+}
+
+/** What may read a layer's bias: its Gemm, or the Add behind its product. */
+function biasReaders({ uses }: LinearModule): Set<Node> {
+  return new Set(uses.flatMap(({ node, output }) => [node, ...output.users]));
+}
+
+/** Nodes that read a constant, seen through operations that pass it on, and into subgraphs. */
+function readersOf(value: Value): Node[] {
+  return [...value.users].flatMap((node) => {
+    // The nodes within a subgraph are users themselves.
+    if (node.subgraphs().length > 0 && !node.inputs.includes(value)) return [];
+    return /^(Identity|Cast|Transpose)$/.test(node.op) ? readersOf(node.output) : [node];
+  });
+}
+
+function refuseShared(file: string, value: Value, own: ReadonlySet<Node>, module: string): void {
+  const other = readersOf(value).find((node) => !own.has(node));
+  if (other) throw shared(file, value.name, module, describe(other));
+}
+
+function shared(file: string, tensor: string, module: string, other: string): AloraError {
+  return new AloraError('model', 'MODEL_WEIGHT_SHARED', 'A weight of the adapter is shared in the file', {
+    where: `${file}, ${module}`,
+    got: `'${tensor}' is also read by ${other}`,
+    fix: 'Leave the module out of model.targets, or export the model with the weight stored twice (untied).',
+  });
+}
+
+function checkWeight(file: string, module: LinearModule, width: number, out: number): void {
+  if (module.weight.storage !== 'float')
+    throw new AloraError(
+      'model',
+      'MODEL_MERGE_QUANTISED',
+      'An adapter cannot be merged into quantised weights',
+      {
+        where: `${file}, ${module.name}`,
+        got: `${module.weight.tensor.dtype} ('${module.weight.value.name}')`,
+        allowed: 'float32, float16, bfloat16',
+        fix: 'Merge into the float file alone (name it), then quantise the result.',
+      },
+    );
+  if (module.in !== width || module.out !== out)
+    throw mismatch(file, module.name, `${module.in} -> ${module.out}`, `${width} -> ${out}`);
+}
+
+function mismatch(file: string, module: string, model: string, adapter: string): AloraError {
+  return new AloraError('model', 'MODEL_ADAPTER_SHAPE', 'The adapter does not fit the model', {
+    where: `${file}, ${module}`,
+    got: `${adapter} in the adapter, ${model} in the model`,
+    fix: 'Give the model that the adapter was trained on.',
+  });
+}
+
+/** A file that lacks some of the modules would come out half merged. Encoder and decoder files share the work. */
+function refusePartial(
+  file: string,
+  config: ModelConfig,
+  adapter: PeftAdapter,
+  modules: readonly LinearModule[],
+): void {
+  const names = new Set(modules.map(({ name }) => name));
+  const wanted = [...adapter.modules].flatMap(([name, { rank }]) => (rank > 0 ? [name] : []));
+  const missing = wanted.filter((name) => !names.has(name));
+  if (missing.length === 0 || missing.length === wanted.length || config.is_encoder_decoder === true) return;
+  throw new AloraError('model', 'MODEL_MERGE_NO_PLACE', 'A file holds only a part of the adapted modules', {
+    where: file,
+    got: `no ${missing.slice(0, 3).join(', no ')}${missing.length > 3 ? ', ...' : ''}`,
+    fix: 'Merge the other files alone (name them): this one was fused or named in another way.',
+  });
+}
+
+type Place = Pick<Patch, 'file' | 'offset' | 'dtype' | 'dims' | 'tensor'>;
+
+/** Where a tensor's bytes lie. Decoding leaves inline weights as views into the bytes of the file. */
+function placeOf(root: string, file: string, bytes: Uint8Array, value: Value, tensor: Tensor): Place {
+  const { dtype, dims } = tensor;
+  const common = { dtype, dims, tensor: value.name };
+  if (!/^(float32|float16|bfloat16)$/.test(dtype)) throw unpatchable(file, value, dtype);
+  if (tensor.isExternal) {
+    const { path, offset } = tensor.source as ExternalData;
+    return { ...common, file: relative(root, path).split(sep).join('/'), offset };
+  }
+  const view = tensor.source as Uint8Array;
+  const offset = view.byteOffset - bytes.byteOffset;
+  if (view.buffer !== bytes.buffer || offset < 0 || offset + view.byteLength > bytes.byteLength)
+    throw unpatchable(file, value, 'values in typed fields');
+  return { ...common, file, offset };
+}
+
+function unpatchable(file: string, value: Value, got: string): AloraError {
+  return new AloraError(
+    'model',
+    'MODEL_MERGE_STORAGE',
+    'A weight is stored in a way that cannot be patched',
+    {
+      where: `${file}, '${value.name}'`,
+      got,
+      allowed: 'float32, float16 or bfloat16 as raw_data or external data',
+      fix: 'Save the file again with onnx.save, whose weights are raw.',
+    },
+  );
+}
+
+function transposed(values: Float32Array, rows: number, columns: number): Float32Array {
+  const result = new Float32Array(values.length);
+  for (let i = 0; i < rows; i++)
+    for (let j = 0; j < columns; j++) result[j * rows + i] = values[i * columns + j]!;
+  return result;
+}
