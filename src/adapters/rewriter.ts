@@ -2,7 +2,7 @@ import { AloraError } from '../errors.ts';
 import { attribute, Builder } from '../onnx/builder.ts';
 import type { AttributeInit, Dim, Graph, Value } from '../onnx/graph.ts';
 import type { TargetModule } from './module.ts';
-import type { Budget, GraphRewriter, ParameterSpec, ValueRef } from './strategy.ts';
+import type { Budget, GraphRewriter, Injection, ParameterSpec, ValueRef } from './strategy.ts';
 
 /** Where a module sits in the graph. */
 export interface ModuleSite {
@@ -35,6 +35,11 @@ export interface RewriterOptions {
 export interface RewriterSession {
   readonly rewriter: GraphRewriter;
   readonly parameters: ReadonlyMap<TargetModule, ParameterSpec[]>;
+  /**
+   * Calls `inject` once for every use of the module in the graph; a layer that several blocks share (ALBERT)
+   * has several. Parameters are declared at the first use and shared by the others.
+   */
+  injectAt(module: TargetModule, inject: (rewriter: GraphRewriter) => Injection): Injection;
 }
 
 /**
@@ -43,15 +48,17 @@ export interface RewriterSession {
  */
 export function openRewriter(
   graph: Graph,
-  sites: ReadonlyMap<TargetModule, ModuleSite>,
+  sites: ReadonlyMap<TargetModule, readonly ModuleSite[]>,
   options: RewriterOptions,
 ): RewriterSession {
   const builder = new Builder(graph, '/adapters');
   const parameters = new Map<TargetModule, ParameterSpec[]>();
-  const dropped = new Map<TargetModule, Value>();
-  const replaced = new Map<TargetModule, Value>();
+  const inputs = new Map<string, Value>();
+  const dropped = new Map<ModuleSite, Value>();
+  const replaced = new Map<ModuleSite, Value>();
+  let use = 0;
   const site = (module: TargetModule): ModuleSite => {
-    const found = sites.get(module);
+    const found = sites.get(module)?.[use];
     if (!found)
       throw new AloraError(
         'model',
@@ -71,19 +78,25 @@ export function openRewriter(
       options.scalings?.get(module.name) ??
       (options.alpha === undefined ? 1 : options.alpha / options.budget.rank),
     input(module) {
-      const x = site(module).input;
+      const place = site(module);
+      const x = place.input;
       if (!options.dropout) return x;
-      let masked = dropped.get(module);
+      let masked = dropped.get(place);
       if (!masked) {
-        const mask = graph.input(dropoutInput(module), 'float32', x.shape ?? []);
+        const name = dropoutInput(module);
+        const mask = inputs.get(name) ?? graph.input(name, 'float32', x.shape ?? []);
+        inputs.set(name, mask);
         masked = builder.op('Mul', [x, mask], { dtype: 'float32', shape: x.shape });
-        dropped.set(module, masked);
+        dropped.set(place, masked);
       }
       return masked;
     },
-    output: (module) => replaced.get(module) ?? site(module).output,
+    output: (module) => replaced.get(site(module)) ?? site(module).output,
     weight: (module) => site(module).weight,
     parameter(module, spec) {
+      const name = parameterInput(module, spec.role);
+      const shared = use > 0 ? inputs.get(name) : undefined;
+      if (shared) return shared;
       const specs = parameters.get(module) ?? [];
       if (specs.some((other) => other.role === spec.role))
         throw new AloraError(
@@ -99,7 +112,9 @@ export function openRewriter(
       parameters.set(module, [...specs, spec]);
       const rows: Dim = spec.rows === 'rank' ? `${module.name}.rank` : spec.rows;
       const shape = spec.width === 1 ? [rows] : [rows, spec.width];
-      return graph.input(parameterInput(module, spec.role), 'float32', shape);
+      const value = graph.input(name, 'float32', shape);
+      inputs.set(name, value);
+      return value;
     },
     op(
       op,
@@ -119,10 +134,20 @@ export function openRewriter(
       const old = rewriter.output(module);
       const own = new Set(value.producer ? [value.producer] : []);
       graph.replaceUses(old, value, own);
-      replaced.set(module, value);
+      replaced.set(site(module), value);
     },
   };
-  return { rewriter, parameters };
+  return {
+    rewriter,
+    parameters,
+    injectAt(module, inject) {
+      const uses = sites.get(module)?.length ?? 0;
+      let injection: Injection | undefined;
+      for (use = 0; use < uses; use++) injection = inject(rewriter);
+      use = 0;
+      return injection!;
+    },
+  };
 }
 
 /** Shapes of the few operators that low-rank strategies add; null leaves the question to type inference. */

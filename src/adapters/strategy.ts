@@ -141,6 +141,8 @@ export interface AdapterScheduler {
   finish?(host: HostTrainer): void | Promise<void>;
   /** false until the budget is met: early stopping and `best/` wait for it. Default: always true. */
   settled?(): boolean;
+  /** Share of the training rows kept away from weight training for `gateGradients(.., 'heldBack')`; default 0. */
+  heldBackShare?(): number;
   /** Part of every checkpoint. */
   save(): Json;
   restore(state: Json): void;

@@ -1,0 +1,169 @@
+import type * as ort from 'onnxruntime-node';
+import type { AdapterSet } from '../adapters/adapterSet.ts';
+import { AloraError } from '../errors.ts';
+import type { Model } from '../onnx/graph.ts';
+import { Feeder, type GateReader, type TokenBatch } from './feeds.ts';
+import { openSession, type RuntimeOptions, runSession } from './session.ts';
+import {
+  type AdaptedModel,
+  evaluationGraph,
+  gateGradientGraph,
+  gradientOutput,
+  inputNames,
+  outputNames,
+  stepGraph,
+} from './trainingGraph.ts';
+import type { Workspace } from './workspace.ts';
+
+/** Losses of the labelled tokens of one batch. */
+export interface BatchLosses {
+  /** float32 [n], nats. */
+  readonly losses: Float32Array;
+  /** int64 [n]. */
+  readonly predictions: BigInt64Array;
+}
+
+/** float64 sum of float32 losses. */
+export function sum(values: Float32Array): number {
+  let total = 0;
+  for (let i = 0; i < values.length; i++) total += values[i]!;
+  return total;
+}
+
+/** Off where the rank is dead, else as trained: the gates of everything but training steps. */
+export function liveGates(adapters: AdapterSet): GateReader {
+  return (index, gate) => {
+    const live = adapters.live(adapters.modules[index]!);
+    return live.every(Boolean) ? gate : gate.map((value, i) => (live[i] ? value : 0));
+  };
+}
+
+interface OpenGraph {
+  readonly session: ort.InferenceSession;
+  readonly feeder: Feeder;
+}
+
+/**
+ * The sessions over one adapted model: training step, evaluation, gate gradients. Each is opened at its first
+ * use; all map the same weight file. Ranks, gates and parameters are inputs, so none is ever rebuilt.
+ */
+export class AdaptedRuntime {
+  private graphs = new Map<string, Promise<OpenGraph>>();
+  constructor(
+    readonly adapted: AdaptedModel,
+    readonly adapters: AdapterSet,
+    private readonly workspace: Workspace,
+    private readonly options: RuntimeOptions,
+    /** The same model with dropout, where the training step has it. */
+    private readonly trained: AdaptedModel = adapted,
+  ) {}
+
+  /** The same sessions over other numbers and ranks, such as those of the best adapter. */
+  over(adapters: AdapterSet): AdaptedRuntime {
+    const twin = new AdaptedRuntime(this.adapted, adapters, this.workspace, this.options, this.trained);
+    twin.graphs = this.graphs;
+    return twin;
+  }
+
+  /** Opens the sessions that training needs, so that their errors come before the first step. */
+  async open(): Promise<void> {
+    await this.graph('step');
+    await this.graph('evaluation');
+  }
+
+  /**
+   * Runs forward and backward and adds the gradients of scale * (sum of losses) + penaltyScale * penalty to
+   * `adapters.gradients`.
+   */
+  async step(
+    batch: TokenBatch,
+    scale: { readonly loss: number; readonly penalty: number },
+    dropout?: { readonly probability: number; readonly keys: readonly [number, number, number] },
+  ): Promise<BatchLosses> {
+    const { session, feeder } = await this.graph('step');
+    const masks =
+      dropout && dropout.probability > 0 ? feeder.dropout(this.adapters.modules, batch, dropout) : {};
+    const outputs = await runSession(session, 'training', {
+      ...feeder.batch(batch, {
+        [inputNames.lossScale]: scale.loss,
+        [inputNames.penaltyScale]: scale.penalty,
+      }),
+      ...feeder.parameters(this.adapters),
+      ...masks,
+    });
+    for (const slot of this.adapters.slots) {
+      if (!slot.spec.trained) continue;
+      const gradient = outputs[gradientOutput(slot.module, slot.spec.role)]!.data as Float32Array;
+      const target = this.adapters.view('gradients', slot);
+      for (let i = 0; i < target.length; i++) target[i]! += gradient[i]!;
+    }
+    return batchLosses(outputs);
+  }
+
+  /** Losses at the labelled tokens; `gates` replaces the values of the gates. */
+  async evaluate(batch: TokenBatch, gates: GateReader = liveGates(this.adapters)): Promise<BatchLosses> {
+    const { session, feeder } = await this.graph('evaluation');
+    const feeds = { ...feeder.batch(batch), ...feeder.parameters(this.adapters, gates) };
+    return batchLosses(
+      await runSession(session, 'evaluation', feeds, [outputNames.losses, outputNames.predictions]),
+    );
+  }
+
+  /** Logits at the batch's rows, float32 [n * V]. */
+  async logits(batch: TokenBatch): Promise<Float32Array> {
+    const { session, feeder } = await this.graph('evaluation');
+    const feeds = { ...feeder.batch(batch), ...feeder.parameters(this.adapters, liveGates(this.adapters)) };
+    const outputs = await runSession(session, 'evaluation', feeds, [outputNames.rowLogits]);
+    return outputs[outputNames.rowLogits]!.data as Float32Array;
+  }
+
+  /** Sum of losses, and scale * d(sum)/d(gate) by module index. */
+  async gateGradients(batch: TokenBatch, scale: number, gates: GateReader): Promise<Float32Array[]> {
+    const { session, feeder } = await this.graph('gateGradients');
+    const outputs = await runSession(session, 'gate gradient', {
+      ...feeder.batch(batch, { [inputNames.lossScale]: scale }),
+      ...feeder.parameters(this.adapters, gates),
+    });
+    return this.adapters.modules.map(
+      (module) => outputs[gradientOutput(module, 'gate')]!.data as Float32Array,
+    );
+  }
+
+  async close(): Promise<void> {
+    for (const graph of this.graphs.values()) await (await graph).session.release();
+    this.graphs.clear();
+  }
+
+  private graph(name: 'step' | 'evaluation' | 'gateGradients'): Promise<OpenGraph> {
+    let opened = this.graphs.get(name);
+    if (!opened) {
+      opened = this.openGraph(name, builders[name](name === 'step' ? this.trained : this.adapted));
+      this.graphs.set(name, opened);
+    }
+    return opened;
+  }
+
+  private async openGraph(name: string, model: Model): Promise<OpenGraph> {
+    const feeder = new Feeder(model.graph, this.adapters);
+    return { session: await openSession(this.workspace.write(name, model), this.options), feeder };
+  }
+}
+
+const builders = { step: stepGraph, evaluation: evaluationGraph, gateGradients: gateGradientGraph };
+
+function batchLosses(outputs: Record<string, ort.Tensor>): BatchLosses {
+  return {
+    losses: outputs[outputNames.losses]!.data as Float32Array,
+    predictions: outputs[outputNames.predictions]!.data as BigInt64Array,
+  };
+}
+
+/** Refuses losses that are not finite; the state on disk stays the last good one. */
+export function requireFinite(loss: number, step: number): void {
+  if (!Number.isFinite(loss))
+    throw new AloraError('diverged', 'TRAIN_DIVERGED', 'The loss is not finite: training diverged', {
+      where: `step ${step}`,
+      got: loss,
+      fix: 'Lower train.learningRate, raise train.warmup, or set train.clip; the last checkpoint is kept.',
+    });
+}

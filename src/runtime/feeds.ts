@@ -1,0 +1,139 @@
+import * as ort from 'onnxruntime-node';
+import type { AdapterSet } from '../adapters/adapterSet.ts';
+import type { TargetModule } from '../adapters/module.ts';
+import { dropoutInput, parameterInput } from '../adapters/rewriter.ts';
+import { AloraError } from '../errors.ts';
+import type { Graph, Value } from '../onnx/graph.ts';
+import { randomStream } from '../random.ts';
+import type { Feeds } from './session.ts';
+import { inputNames } from './trainingGraph.ts';
+
+/** A padded batch as the graphs take it; B rows of T tokens, flattened. */
+export interface TokenBatch {
+  readonly size: number;
+  readonly length: number;
+  /** int64 [B * T] each. */
+  readonly inputIds: BigInt64Array;
+  readonly attentionMask: BigInt64Array;
+  readonly positionIds: BigInt64Array;
+  readonly tokenTypeIds?: BigInt64Array;
+  /** int64 [n]: labelled positions in B * T (in B for sequence classification), and what to predict there. */
+  readonly rows: BigInt64Array;
+  readonly targets: BigInt64Array;
+}
+
+/** The values of one module's gates; live ranks as they are, dead ones off. */
+export type GateReader = (moduleIndex: number, gate: Float32Array) => Float32Array;
+
+/** Builds the feeds of a graph input by input; an input that nobody knows is refused by name. */
+export class Feeder {
+  private readonly modelInputs: readonly Value[];
+  private readonly names: ReadonlySet<string>;
+  private readonly ranks: ReadonlyMap<string, number>;
+  /** `adapters` tells the parameters' inputs from the model's. */
+  constructor(graph: Graph, adapters: AdapterSet) {
+    this.names = new Set(graph.inputs.map((value) => value.name));
+    const own = new Set<string>([...Object.values(inputNames)]);
+    for (const slot of adapters.slots) own.add(parameterInput(slot.module, slot.spec.role));
+    this.modelInputs = graph.inputs.filter((value) => !own.has(value.name) && !value.initializer);
+    for (const slot of adapters.slots) own.add(dropoutInput(slot.module));
+    for (const value of this.modelInputs)
+      if (!known.has(value.name) && !own.has(value.name)) throw unknownInput(value);
+    this.ranks = new Map(graph.inputs.map((value) => [value.name, value.shape?.length ?? 0]));
+  }
+
+  /** Inputs that come from the data; `extra` adds scalars. */
+  batch(batch: TokenBatch, extra: Readonly<Record<string, number>> = {}): Feeds {
+    const feeds: Feeds = {};
+    for (const value of this.modelInputs) {
+      const make = known.get(value.name);
+      if (make) feeds[value.name] = make(batch, value);
+    }
+    if (this.names.has(inputNames.rows))
+      feeds[inputNames.rows] = new ort.Tensor('int64', batch.rows, [batch.rows.length]);
+    if (this.names.has(inputNames.targets))
+      feeds[inputNames.targets] = new ort.Tensor('int64', batch.targets, [batch.targets.length]);
+    for (const [name, value] of Object.entries(extra))
+      if (this.names.has(name)) feeds[name] = new ort.Tensor('float32', Float32Array.of(value), []);
+    return feeds;
+  }
+
+  /**
+   * Inverted dropout on the input of every adapter: float32 masks [B, T, in], or [B*T, in] where the graph has
+   * it so. Each is a stream of (seed, step, micro-batch, module): a resumed run repeats them.
+   */
+  dropout(
+    modules: readonly TargetModule[],
+    batch: TokenBatch,
+    { probability, keys }: { readonly probability: number; readonly keys: readonly [number, number, number] },
+  ): Feeds {
+    const feeds: Feeds = {};
+    for (const module of modules) {
+      const name = dropoutInput(module);
+      const [seed, step, microBatch] = keys;
+      const random = randomStream(seed, 'dropout', step, microBatch, module.index);
+      const mask = fillMask(new Float32Array(batch.size * batch.length * module.in), probability, random);
+      const positions = this.ranks.get(name) === 2 ? [batch.size * batch.length] : [batch.size, batch.length];
+      feeds[name] = new ort.Tensor('float32', mask, [...positions, module.in]);
+    }
+    return feeds;
+  }
+
+  /** Inputs that come from the adapters: views of the arena, not copies. */
+  parameters(adapters: AdapterSet, gates?: GateReader): Feeds {
+    const feeds: Feeds = {};
+    for (const slot of adapters.slots) {
+      const name = parameterInput(slot.module, slot.spec.role);
+      if (!this.names.has(name)) continue;
+      let values = adapters.view('values', slot);
+      if (slot.spec.role === 'gate' && gates) values = gates(slot.module.index, values);
+      feeds[name] = new ort.Tensor(
+        'float32',
+        values,
+        slot.spec.width === 1 ? [slot.rows] : [slot.rows, slot.spec.width],
+      );
+    }
+    return feeds;
+  }
+}
+
+/** Fills a mask with 0 (with the given probability) and 1/(1-p). */
+function fillMask(mask: Float32Array, probability: number, random: { uniform(): number }): Float32Array {
+  const keep = 1 / (1 - probability);
+  for (let i = 0; i < mask.length; i++) mask[i] = random.uniform() < probability ? 0 : keep;
+  return mask;
+}
+
+type MakeInput = (batch: TokenBatch, value: Value) => ort.Tensor;
+
+function tokens(pick: (batch: TokenBatch) => BigInt64Array): MakeInput {
+  return (batch, value) => {
+    const data = pick(batch);
+    const dims = [batch.size, batch.length];
+    if (value.dtype === 'int32') return new ort.Tensor('int32', Int32Array.from(data, Number), dims);
+    if (value.dtype === 'float32') return new ort.Tensor('float32', Float32Array.from(data, Number), dims);
+    if (value.dtype === 'bool') return new ort.Tensor('bool', Uint8Array.from(data, Number), dims);
+    return new ort.Tensor('int64', data, dims);
+  };
+}
+
+/** The inputs that transformer exports have beside their caches. */
+const known = new Map<string, MakeInput>([
+  ['input_ids', tokens((batch) => batch.inputIds)],
+  ['attention_mask', tokens((batch) => batch.attentionMask)],
+  ['position_ids', tokens((batch) => batch.positionIds)],
+  ['token_type_ids', tokens((batch) => batch.tokenTypeIds ?? new BigInt64Array(batch.size * batch.length))],
+  ['num_logits_to_keep', () => new ort.Tensor('int64', new BigInt64Array(1), [])],
+  [
+    'cache_position',
+    (batch) => new ort.Tensor('int64', batch.positionIds.slice(0, batch.length), [batch.length]),
+  ],
+]);
+
+function unknownInput(value: Value): AloraError {
+  return new AloraError('model', 'MODEL_INPUT', 'The model has an input that nothing in the data can fill', {
+    got: `${value.name}: ${value.dtype}[${(value.shape ?? []).join(', ')}]`,
+    allowed: [...known.keys()],
+    fix: 'Export the model with the usual inputs, or name another file of the directory in model.file.',
+  });
+}

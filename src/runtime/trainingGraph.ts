@@ -1,0 +1,308 @@
+import type { LinearModule, TargetModule } from '../adapters/module.ts';
+import { type ModuleSite, openRewriter, parameterInput, type RewriterOptions } from '../adapters/rewriter.ts';
+import type { AdapterStrategy, ParameterSpec } from '../adapters/strategy.ts';
+import { crossEntropy } from '../autodiff/crossEntropy.ts';
+import { differentiate } from '../autodiff/differentiate.ts';
+import { AloraError } from '../errors.ts';
+import { Builder } from '../onnx/builder.ts';
+import { cloneModel } from '../onnx/clone.ts';
+import type { Dim, Model, Value } from '../onnx/graph.ts';
+import { Tensor } from '../onnx/tensor.ts';
+import { gatherRows } from '../passes/gatherRows.ts';
+import { inferTypes } from '../passes/inferTypes.ts';
+import { keepOutputs } from '../passes/prune.ts';
+import type { Backbone } from './backbone.ts';
+
+/** Names of the graph inputs that are added to the model's own. */
+export const inputNames = {
+  /** int64 [n]: positions of the trained tokens in the flattened batch. */
+  rows: 'rows',
+  /** int64 [n]: what to predict there. */
+  targets: 'targets',
+  /** float32 scalar: weight of a token's loss in the gradient, 1 / trained tokens of the step. */
+  lossScale: 'loss_scale',
+  /** float32 scalar: weight of the strategy's penalty, 1 on one micro-batch of a step, else 0. */
+  penaltyScale: 'penalty_scale',
+} as const;
+
+export const outputNames = {
+  /** float32 [n]: cross-entropy of each trained token, in nats. */
+  losses: 'losses',
+  /** int64 [n]: the most likely token or class. */
+  predictions: 'predictions',
+  /** float32 [n, V]: logits at the rows. */
+  rowLogits: 'row_logits',
+  /** float32 scalar. */
+  penalty: 'penalty',
+} as const;
+
+/** Name of the graph output with the gradient of a parameter. */
+export function gradientOutput(module: TargetModule, role: string): string {
+  return `${parameterInput(module, role)}.gradient`;
+}
+
+/** A head that trains in full: its parameters are graph inputs that start at the given values. */
+export interface TrainedHead {
+  readonly module: TargetModule;
+  readonly parameters: readonly { readonly spec: ParameterSpec; readonly start: Float32Array | null }[];
+  /** How `weight` is stored here; PEFT keeps [out, in]. */
+  readonly layout: 'in-out' | 'out-in';
+}
+
+/** A model with adapters and loss, before differentiation. */
+export interface AdaptedModel {
+  readonly model: Model;
+  readonly modules: readonly TargetModule[];
+  /** Parameters of each adapted module and head. */
+  readonly parameters: ReadonlyMap<TargetModule, readonly ParameterSpec[]>;
+  readonly heads: readonly TrainedHead[];
+  readonly penalised: boolean;
+}
+
+export interface AdaptOptions<Options> extends RewriterOptions {
+  readonly strategy?: AdapterStrategy<Options>;
+  readonly options?: Options;
+  /** Layers to adapt; must belong to the backbone's model. */
+  readonly targets: readonly LinearModule[];
+  /** Layers of the file to train in full. */
+  readonly saved?: readonly LinearModule[];
+  /** A new linear classifier on an encoder's output. */
+  readonly classifier?: { readonly classes: number; readonly pooling: 'cls' | 'mean' | 'none' };
+}
+
+/**
+ * Adds adapters, heads and the loss to a backbone. The backbone's model is changed; give it a clone.
+ * The result computes `losses`, `predictions` and `row_logits` at the labelled rows only: the rows are gathered
+ * before everything that works position by position, so head and last feed-forward see no other row.
+ */
+export function adapt<Options>(backbone: Backbone, options: AdaptOptions<Options>): AdaptedModel {
+  const { model } = backbone;
+  const { graph } = model;
+  const builder = new Builder(graph, '/training');
+  const sites = new Map<TargetModule, ModuleSite[]>(
+    options.targets.map((module) => [
+      module,
+      module.uses.map((use) => ({ input: use.input, output: use.output, weight: module.weight })),
+    ]),
+  );
+  const session = openRewriter(graph, sites, options);
+  const injections = options.targets.map((module) =>
+    session.injectAt(module, (rewriter) => options.strategy!.inject(rewriter, module, options.options!)),
+  );
+  const heads = (options.saved ?? []).map((module) => trainInFull(model, module));
+  let logits = graph.outputs.find((value) => value.name === backbone.output) ?? graph.outputs[0]!;
+  if (options.classifier) {
+    const added = addClassifier(model, builder, logits, options.classifier);
+    logits = added.logits;
+    heads.push(added.head);
+  }
+  const penalty =
+    injections.length > 0
+      ? options.strategy?.penalty?.(session.rewriter, injections, options.options!)
+      : undefined;
+  const rows = graph.input(inputNames.rows, 'int64', ['labels']);
+  graph.outputs = [logits];
+  inferTypes(model);
+  const rowLogits = gatherRows(model, logits, rows);
+  rowLogits.name = graph.unique(outputNames.rowLogits);
+  graph.outputs = [rowLogits];
+  if (penalty) {
+    penalty.name = graph.unique(outputNames.penalty);
+    graph.outputs.push(penalty);
+  }
+  inferTypes(model);
+  const parameters = new Map<TargetModule, readonly ParameterSpec[]>(session.parameters);
+  for (const head of heads)
+    parameters.set(
+      head.module,
+      head.parameters.map(({ spec }) => spec),
+    );
+  return { model, modules: options.targets, parameters, heads, penalised: penalty !== undefined };
+}
+
+/** A copy of the model with the cross-entropy on its row logits, and the names of the new outputs. */
+function withLoss(adapted: AdaptedModel) {
+  const model = cloneModel(adapted.model);
+  const { graph } = model;
+  const builder = new Builder(graph, '/training');
+  const targets = graph.input(inputNames.targets, 'int64', ['labels']);
+  const rowLogits = graph.findOutput(outputNames.rowLogits)!;
+  const loss = crossEntropy(builder, rowLogits, targets, model.opsets.get('')!);
+  const name = (value: Value, as: string) => {
+    value.name = graph.unique(as);
+    return value;
+  };
+  return {
+    model,
+    builder,
+    rowLogits,
+    loss,
+    losses: name(loss.nll, outputNames.losses),
+    predictions: name(loss.argmax(), outputNames.predictions),
+  };
+}
+
+/** The forward graph: losses, predictions and logits at the rows. */
+export function evaluationGraph(adapted: AdaptedModel): Model {
+  const { model, rowLogits, losses, predictions } = withLoss(adapted);
+  model.graph.outputs = [losses, predictions, rowLogits];
+  keepOutputs(model.graph, [outputNames.losses, outputNames.predictions, outputNames.rowLogits]);
+  return model;
+}
+
+/** The training step: losses and the gradient of every trained parameter. */
+export function stepGraph(adapted: AdaptedModel): Model {
+  const trained = (module: TargetModule) => adapted.parameters.get(module)!.filter((spec) => spec.trained);
+  return gradientGraph(adapted, (module) => trained(module).map((spec) => spec.role), adapted.penalised);
+}
+
+/** dLoss/dgate of every module, for scorers. */
+export function gateGradientGraph(adapted: AdaptedModel): Model {
+  return gradientGraph(adapted, (module) => (adapted.modules.includes(module) ? ['gate'] : []), false);
+}
+
+function gradientGraph(
+  adapted: AdaptedModel,
+  rolesOf: (module: TargetModule) => readonly string[],
+  penalised: boolean,
+): Model {
+  const { model, builder, loss, rowLogits, losses, predictions } = withLoss(adapted);
+  const { graph } = model;
+  const wrt = [...adapted.parameters.keys()].flatMap((module) =>
+    rolesOf(module).map((role) => ({ module, role, value: graph.findInput(parameterInput(module, role))! })),
+  );
+  // Every row weighs the same: a vector of the scale, as long as the losses.
+  const scale = graph.input(inputNames.lossScale, 'float32', []);
+  const length = builder.op('Shape', [losses], { dtype: 'int64', shape: [1] });
+  const weights = builder.op('Expand', [scale, length], { dtype: 'float32', shape: losses.shape });
+  const seeds: [Value, Value][] = [[rowLogits, loss.dLogits(weights)]];
+  if (penalised)
+    seeds.push([graph.findOutput(outputNames.penalty)!, graph.input(inputNames.penaltyScale, 'float32', [])]);
+  const opset = model.opsets.get('')!;
+  const gradients = differentiate(
+    graph,
+    seeds,
+    wrt.map(({ value }) => value),
+    { opset, prefix: '/gradient' },
+  );
+  const outputs = wrt.map(({ module, role, value }) => {
+    const gradient = gradients.get(value);
+    if (!gradient)
+      throw new AloraError('model', 'MODEL_NO_PATH', 'The loss does not depend on a trained parameter', {
+        where: module.name,
+        got: role,
+        fix: 'Leave the module out of model.targets: nothing that it computes reaches the loss.',
+      });
+    gradient.name = graph.unique(gradientOutput(module, role));
+    return gradient;
+  });
+  graph.outputs = [losses, predictions, ...outputs];
+  keepOutputs(
+    graph,
+    graph.outputs.map((value) => value.name),
+  );
+  return model;
+}
+
+/** Turns the constants of a linear layer into parameters: graph inputs `<module>.weight` and `.bias`. */
+function trainInFull({ graph }: Model, module: LinearModule): TrainedHead {
+  const parameters = [
+    { role: 'weight', value: module.weight.value },
+    ...(module.bias ? [{ role: 'bias', value: module.bias }] : []),
+  ].map(({ role, value }) => {
+    const tensor = value.initializer!;
+    // The constant itself becomes the input; in torch exports it already has the parameter's name.
+    const name = parameterInput(module, role);
+    if (value.name !== name) value.name = graph.unique(name);
+    value.initializer = null;
+    graph.initializers.delete(value);
+    graph.inputs.push(value);
+    const [rows, width] = tensor.dims.length === 2 ? [tensor.dims[0]!, tensor.dims[1]!] : [tensor.size, 1];
+    return { spec: headParameter(role, rows, width), start: tensor.toFloat32() };
+  });
+  return { module, parameters, layout: module.weight.layout };
+}
+
+function headParameter(role: string, rows: number, width: number): ParameterSpec {
+  // transformers' initializer_range for a fresh head.
+  const init = role === 'weight' ? ({ kind: 'normal', std: 0.02 } as const) : ({ kind: 'zeros' } as const);
+  return { role, rows, width, init, trained: true };
+}
+
+/** logits = pooled hidden state x W^T + b, W: [classes, hidden]. */
+function addClassifier(
+  { graph, opsets }: Model,
+  builder: Builder,
+  hidden: Value,
+  { classes, pooling }: { readonly classes: number; readonly pooling: 'cls' | 'mean' | 'none' },
+): { logits: Value; head: TrainedHead } {
+  const width = hidden.shape?.at(-1);
+  if (typeof width !== 'number')
+    throw new AloraError('model', 'MODEL_HIDDEN_SIZE', "The width of the encoder's output is not known", {
+      where: hidden.name,
+      fix: 'Export the model with a fixed hidden size.',
+    });
+  const module: TargetModule = {
+    name: 'classifier',
+    index: 0,
+    in: width,
+    out: classes,
+    block: null,
+    kind: 'classifier',
+  };
+  const pooled =
+    pooling === 'none'
+      ? hidden
+      : pool(graph.findInput('attention_mask') ?? null, builder, opsets, hidden, pooling);
+  const specs = [headParameter('weight', classes, width), headParameter('bias', classes, 1)];
+  const weight = graph.input(parameterInput(module, 'weight'), 'float32', [classes, width]);
+  const bias = graph.input(parameterInput(module, 'bias'), 'float32', [classes]);
+  const logits = builder.op('Gemm', [pooled, weight, bias], {
+    attributes: { transB: 1 },
+    dtype: 'float32',
+    shape: [pooled.shape?.[0] ?? null, classes],
+  });
+  return {
+    logits,
+    head: { module, parameters: specs.map((spec) => ({ spec, start: null })), layout: 'out-in' },
+  };
+}
+
+/** [B, T, H] -> [B, H]: the first position, or the mean over the positions that the mask keeps. */
+function pool(
+  mask: Value | null,
+  builder: Builder,
+  opsets: ReadonlyMap<string, number>,
+  hidden: Value,
+  pooling: 'cls' | 'mean',
+): Value {
+  const [batch, , width] = hidden.shape ?? [null, null, null];
+  const shape: readonly Dim[] = [batch ?? null, width ?? null];
+  if (pooling === 'cls')
+    return builder.op('Gather', [hidden, builder.constant('first', Tensor.int64([0], []))], {
+      attributes: { axis: 1 },
+      dtype: 'float32',
+      shape,
+    });
+  const axis = builder.ints([1]);
+  const opset = opsets.get('') ?? 0;
+  const sum = (value: Value) =>
+    builder.op('ReduceSum', [value, axis], { attributes: { keepdims: 0 }, dtype: 'float32' });
+  if (!mask)
+    return opset < 18
+      ? builder.op('ReduceMean', [hidden], {
+          attributes: { axes: [1], keepdims: 0 },
+          dtype: 'float32',
+          shape,
+        })
+      : builder.op('ReduceMean', [hidden, axis], { attributes: { keepdims: 0 }, dtype: 'float32', shape });
+  const keep = builder.op(
+    'Unsqueeze',
+    [builder.op('Cast', [mask], { attributes: { to: 1 }, dtype: 'float32' }), builder.ints([2])],
+    {
+      dtype: 'float32',
+    },
+  );
+  const total = sum(builder.op('Mul', [hidden, keep], { dtype: 'float32', shape: hidden.shape }));
+  return builder.op('Div', [total, sum(keep)], { dtype: 'float32', shape });
+}

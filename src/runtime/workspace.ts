@@ -1,0 +1,50 @@
+import { mkdtempSync, rmSync } from 'node:fs';
+import { tmpdir } from 'node:os';
+import { join } from 'node:path';
+import { writeModel, writeTensors } from '../onnx/encode.ts';
+import type { Graph, Model } from '../onnx/graph.ts';
+
+/** Weights below this many bytes stay inside the graph files. */
+const smallWeight = 1024;
+
+/**
+ * A private folder for the graphs of one run. The weights are written there once, as they are after all
+ * conversions, and every session maps the same file: weights live once, whatever the number of graphs.
+ */
+export interface Workspace {
+  readonly folder: string;
+  /** Moves the weights of a graph to the shared file; graphs cloned from it later refer to them there. */
+  shareWeights(graph: Graph): void;
+  /** Writes a graph file and returns its path. */
+  write(name: string, model: Model): string;
+  close(): void;
+}
+
+export function openWorkspace(parent = tmpdir()): Workspace {
+  const folder = mkdtempSync(join(parent, 'onnx-alora-'));
+  let files = 0;
+  const close = () => {
+    process.removeListener('exit', close);
+    rmSync(folder, { recursive: true, force: true });
+  };
+  process.once('exit', close);
+  return {
+    folder,
+    shareWeights(graph) {
+      const large = [...graph.initializers].filter((value) => value.initializer!.byteLength >= smallWeight);
+      const moved = writeTensors(
+        large.map((value) => value.initializer!),
+        join(folder, `weights-${files++}.bin`),
+      );
+      large.forEach((value, i) => {
+        value.initializer = moved[i]!;
+      });
+    },
+    write(name, model) {
+      const path = join(folder, `${name}.onnx`);
+      writeModel(model, path);
+      return path;
+    },
+    close,
+  };
+}

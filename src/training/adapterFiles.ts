@@ -1,0 +1,146 @@
+import type { AdapterSet } from '../adapters/adapterSet.ts';
+import type { LinearModule, ModelConfig, TargetModule } from '../adapters/module.ts';
+import type { LoadedPeftAdapter, LowRankWeights, PeftAdapter } from '../adapters/peft.ts';
+import { AloraError, nearest } from '../errors.ts';
+import { Tensor } from '../onnx/tensor.ts';
+import type { TrainedHead } from '../runtime/trainingGraph.ts';
+
+/** Transposes a row-major matrix [rows, columns]. */
+function transposed(values: Float32Array, rows: number, columns: number): Float32Array {
+  const out = new Float32Array(values.length);
+  for (let r = 0; r < rows; r++)
+    for (let c = 0; c < columns; c++) out[c * rows + r] = values[r * columns + c]!;
+  return out;
+}
+
+export interface PeftContext {
+  readonly scaling: (module: TargetModule) => number;
+  readonly heads: readonly TrainedHead[];
+  readonly modulesToSave: readonly string[];
+  readonly baseModel: string;
+  readonly taskType: 'CAUSAL_LM' | 'SEQ_CLS' | 'FEATURE_EXTRACTION';
+  readonly fanInFanOut: boolean;
+}
+
+/** The adapter as PEFT stores it: live ranks only, heads in torch's layout [out, in]. */
+export function toPeft(adapters: AdapterSet, context: PeftContext): PeftAdapter {
+  const modules = new Map<string, LowRankWeights>();
+  for (const module of adapters.modules) {
+    if (!adapters.has(module, 'lora_A')) continue;
+    const live = adapters.live(module);
+    const kept = live.flatMap((on, i) => (on ? [i] : []));
+    const rows = (role: string, width: number) => {
+      const values = adapters.parameter(module, role);
+      const out = new Float32Array(kept.length * width);
+      kept.forEach((row, i) => {
+        out.set(values.subarray(row * width, (row + 1) * width), i * width);
+      });
+      return out;
+    };
+    modules.set(module.name, {
+      rank: kept.length,
+      in: module.in,
+      out: module.out,
+      scale: context.scaling(module),
+      A: rows('lora_A', module.in),
+      B: rows('lora_B', module.out),
+      gate: adapters.has(module, 'gate') ? rows('gate', 1) : new Float32Array(kept.length).fill(1),
+    });
+  }
+  const saved = new Map<string, Tensor>();
+  for (const head of context.heads) {
+    const { module } = head;
+    const weight = adapters.parameter(module, 'weight');
+    const matrix = head.layout === 'out-in' ? weight : transposed(weight, module.in, module.out);
+    saved.set(`${module.name}.weight`, Tensor.float32(matrix, [module.out, module.in]));
+    if (adapters.has(module, 'bias'))
+      saved.set(`${module.name}.bias`, Tensor.float32(adapters.parameter(module, 'bias'), [module.out]));
+  }
+  return {
+    modules,
+    saved,
+    modulesToSave: context.modulesToSave,
+    baseModel: context.baseModel,
+    taskType: context.taskType,
+    fanInFanOut: context.fanInFanOut,
+  };
+}
+
+/** The adapted modules of an adapter within a model, in graph order. Errors: ADAPTER_MISMATCH. */
+export function modulesOfAdapter(
+  adapter: LoadedPeftAdapter,
+  linear: readonly LinearModule[],
+): LinearModule[] {
+  const byName = new Map(linear.map((module) => [module.name, module]));
+  for (const [name, weights] of adapter.modules) {
+    const module = byName.get(name);
+    if (!module)
+      throw new AloraError(
+        'model',
+        'ADAPTER_MISMATCH',
+        'The adapter belongs to another model: a module of it is missing',
+        {
+          got: name,
+          didYouMean: nearest(name, byName.keys()),
+          fix: 'Use the model that the adapter was trained on.',
+        },
+      );
+    if (module.in !== weights.in || module.out !== weights.out)
+      throw new AloraError(
+        'model',
+        'ADAPTER_MISMATCH',
+        'The adapter belongs to another model: a module has other dimensions',
+        {
+          where: name,
+          got: `${weights.in} -> ${weights.out}`,
+          allowed: `${module.in} -> ${module.out}`,
+          fix: 'Use the model that the adapter was trained on.',
+        },
+      );
+  }
+  return linear
+    .filter((module) => adapter.modules.has(module.name))
+    .map((module, index) => ({ ...module, index }));
+}
+
+/** Copies the numbers of an adapter into a set that was laid out for its ranks. */
+export function loadFactors(
+  adapters: AdapterSet,
+  adapter: LoadedPeftAdapter,
+  heads: readonly TrainedHead[],
+): void {
+  for (const module of adapters.modules) {
+    const weights = adapter.modules.get(module.name);
+    if (!weights) continue;
+    adapters.parameter(module, 'lora_A').set(weights.A);
+    adapters.parameter(module, 'lora_B').set(weights.B);
+    // A strategy whose gates train starts them from lora_E where the adapter has it; LoRA folders hold ones.
+    if (adapters.has(module, 'gate')) adapters.parameter(module, 'gate').set(weights.gate);
+  }
+  for (const head of heads) {
+    const weight = adapter.saved.get(`${head.module.name}.weight`);
+    if (weight) {
+      const matrix = weight.toFloat32();
+      const { in: width, out } = head.module;
+      adapters
+        .parameter(head.module, 'weight')
+        .set(head.layout === 'out-in' ? matrix : transposed(matrix, out, width));
+    }
+    const bias = adapter.saved.get(`${head.module.name}.bias`);
+    if (bias && adapters.has(head.module, 'bias'))
+      adapters.parameter(head.module, 'bias').set(bias.toFloat32());
+  }
+}
+
+/** Whether the original model keeps these weights as Conv1D does; PEFT's fan_in_fan_out. */
+export function fanInFanOut(modules: readonly LinearModule[]): boolean {
+  return modules.some((module) => module.fanInFanOut);
+}
+
+export function taskType(
+  kind: 'causal' | 'sequence' | 'encoder',
+  config: ModelConfig,
+): PeftContext['taskType'] {
+  if (kind === 'causal') return 'CAUSAL_LM';
+  return kind === 'sequence' || config.architectures === undefined ? 'SEQ_CLS' : 'FEATURE_EXTRACTION';
+}

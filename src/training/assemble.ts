@@ -1,0 +1,233 @@
+import { createHash } from 'node:crypto';
+import { createReadStream } from 'node:fs';
+import { AdapterSet } from '../adapters/adapterSet.ts';
+import { resolveBudget } from '../adapters/budget.ts';
+import type { LinearModule, TargetModule } from '../adapters/module.ts';
+import { type LoadedPeftAdapter, readPeft } from '../adapters/peft.ts';
+import { selectSaved, selectTargets } from '../adapters/selection.ts';
+import type { AdapterStrategy, Budget, RankPlan, RunLength } from '../adapters/strategy.ts';
+import { type RunConfig, strategyOptions } from '../config/schema.ts';
+import { AloraError } from '../errors.ts';
+import { cloneModel } from '../onnx/clone.ts';
+import { AdaptedRuntime } from '../runtime/adaptedRuntime.ts';
+import { type Backbone, linearModules, loadBackbone } from '../runtime/backbone.ts';
+import { findModel, type ModelDirectory } from '../runtime/modelDirectory.ts';
+import { type AdaptedModel, adapt } from '../runtime/trainingGraph.ts';
+import { openWorkspace, type Workspace } from '../runtime/workspace.ts';
+import { loadFactors, modulesOfAdapter } from './adapterFiles.ts';
+
+/** Strategies by the word in the run file. */
+export type StrategyRegistry = Readonly<Record<string, AdapterStrategy<unknown>>>;
+
+/** A model, its adapters and the sessions over both: what training, evaluation and scoring work with. */
+export interface Assembly {
+  readonly directory: ModelDirectory;
+  readonly workspace: Workspace;
+  readonly backbone: Backbone;
+  readonly strategy: AdapterStrategy<unknown>;
+  readonly options: unknown;
+  /** The adapted modules, as adapters and strategies know them. */
+  readonly modules: readonly LinearModule[];
+  readonly budget: Budget;
+  readonly plan: RankPlan;
+  readonly adapted: AdaptedModel;
+  readonly adapters: AdapterSet;
+  readonly runtime: AdaptedRuntime;
+  scaling(module: TargetModule): number;
+  close(): Promise<void>;
+}
+
+export interface OpenedModel {
+  readonly directory: ModelDirectory;
+  readonly workspace: Workspace;
+  readonly backbone: Backbone;
+  readonly linear: readonly LinearModule[];
+}
+
+/** Locates, reads and prepares the model of a configuration. */
+export function openModel(model: Pick<RunConfig['model'], 'path' | 'file'>): OpenedModel {
+  const directory = findModel(model.path, { file: model.file });
+  const workspace = openWorkspace();
+  try {
+    const backbone = loadBackbone(directory, workspace);
+    return { directory, workspace, backbone, linear: linearModules(backbone) };
+  } catch (error) {
+    workspace.close();
+    throw error;
+  }
+}
+
+export interface AssembleOptions {
+  readonly strategies: StrategyRegistry;
+  readonly length: RunLength;
+  /** Number of classes of a new classifier, for an encoder without a head. */
+  readonly classes?: number;
+}
+
+/** Adds the configured adapters to an opened model. */
+export function assemble(opened: OpenedModel, config: RunConfig, options: AssembleOptions): Assembly {
+  const { backbone, linear, workspace, directory } = opened;
+  const strategy = findStrategy(config, options.strategies);
+  const own = strategyOptions(config.adapter);
+  const start = config.adapter.initFrom === undefined ? undefined : readPeft(config.adapter.initFrom);
+  const saved = selectSaved(linear, config.adapter.modulesToSave);
+  const modules = start
+    ? modulesOfAdapter(start, linear)
+    : selectTargets(linear, config.model.targets, {
+        modulesToSave: config.adapter.modulesToSave,
+        splitFused: config.model.splitFused,
+      });
+  const budget = start ? budgetOfAdapter(config, start, modules) : resolveBudget(modules, config.budget);
+  const planned = strategy.plan(modules, budget, own, options.length);
+  const plan = start
+    ? { ...planned, initial: modules.map((module) => start.modules.get(module.name)!.rank) }
+    : planned;
+  const scalings = start && new Map([...start.modules].map(([name, weights]) => [name, weights.scale]));
+  const classifier =
+    backbone.kind === 'encoder' && options.classes !== undefined
+      ? { classes: options.classes, pooling: poolingOf(config, backbone) }
+      : undefined;
+
+  const build = (dropout: boolean): AdaptedModel => {
+    const model = cloneModel(backbone.model);
+    // Modules refer to nodes and values: find them again in the clone.
+    const cloned = new Map(
+      linearModules({ model, config: backbone.config }).map((module) => [module.name, module]),
+    );
+    const twin = (module: LinearModule): LinearModule => ({
+      ...cloned.get(module.name)!,
+      index: module.index,
+    });
+    return adapt(
+      { ...backbone, model },
+      {
+        strategy,
+        options: own,
+        targets: modules.map(twin),
+        saved: saved.map(twin),
+        classifier,
+        alpha: start ? undefined : config.adapter.alpha,
+        budget,
+        scalings,
+        dropout,
+      },
+    );
+  };
+  const adapted = build(false);
+  const trained = config.adapter.dropout > 0 ? build(true) : adapted;
+  const heads = adapted.heads.map((head) => head.module);
+  const adapters = new AdapterSet(
+    adapted.modules,
+    adapted.parameters,
+    plan.initial,
+    config.train.seed,
+    heads,
+  );
+  for (const head of adapted.heads)
+    for (const { spec, start: values } of head.parameters)
+      if (values) adapters.parameter(head.module, spec.role).set(values);
+  if (start) loadFactors(adapters, start, adapted.heads);
+  const runtime = new AdaptedRuntime(adapted, adapters, workspace, config.runtime, trained);
+  const s = (module: TargetModule) =>
+    scalings?.get(module.name) ??
+    (config.adapter.alpha === undefined ? 1 : config.adapter.alpha / budget.rank);
+  return {
+    directory,
+    workspace,
+    backbone,
+    strategy,
+    options: own,
+    modules: adapted.modules as readonly LinearModule[],
+    budget,
+    plan,
+    adapted,
+    adapters,
+    runtime,
+    scaling: s,
+    async close() {
+      await runtime.close();
+      workspace.close();
+    },
+  };
+}
+
+export function findStrategy(config: RunConfig, strategies: StrategyRegistry): AdapterStrategy<unknown> {
+  const strategy = strategies[config.adapter.strategy];
+  if (!strategy)
+    throw new AloraError('config', 'CONFIG_UNKNOWN_STRATEGY', 'Unknown strategy', {
+      where: 'adapter.strategy',
+      got: config.adapter.strategy,
+      allowed: Object.keys(strategies),
+      fix: 'Register it: train(config, { strategies: { mine } }).',
+    });
+  return strategy;
+}
+
+/** Ranks and s come from the adapter; an alpha or a budget that says otherwise is refused. */
+function budgetOfAdapter(
+  config: RunConfig,
+  start: LoadedPeftAdapter,
+  modules: readonly TargetModule[],
+): Budget {
+  const parameters = modules.reduce((sum, module) => {
+    return sum + start.modules.get(module.name)!.rank * (module.in + module.out);
+  }, 0);
+  const r = Number(start.config.r ?? start.config.init_r ?? 8);
+  const refuse = (key: string, got: number, allowed: string) => {
+    throw new AloraError(
+      'config',
+      'CONFIG_INIT_FROM',
+      `${key} disagrees with the adapter that the run starts from`,
+      {
+        where: key,
+        got,
+        allowed,
+        fix: `Remove ${key}: ranks and scale come from adapter.initFrom.`,
+      },
+    );
+  };
+  const { alpha } = config.adapter;
+  if (alpha !== undefined) {
+    const uneven = modules.find((module) => {
+      const { scale, rank } = start.modules.get(module.name)!;
+      return Math.abs(scale - alpha / (config.budget.rank ?? r)) > 1e-4 * scale && rank > 0;
+    });
+    if (uneven) refuse('adapter.alpha', alpha, `${start.config.lora_alpha}, as in the adapter`);
+  }
+  const asked =
+    config.budget.parameters ??
+    (config.budget.rank === undefined ? undefined : resolveBudget(modules, config.budget).parameters);
+  if (asked !== undefined && Math.abs(asked - parameters) > 0.01 * parameters)
+    refuse(
+      config.budget.rank === undefined ? 'budget.parameters' : 'budget.rank',
+      config.budget.rank ?? asked,
+      `${parameters} parameters (rank ${r}), as in the adapter`,
+    );
+  return { parameters, rank: r, at: config.budget.at };
+}
+
+/** How a new classifier reads the encoder: as configured, else by what the file gives. */
+export function poolingOf(config: RunConfig, backbone: Backbone): 'cls' | 'mean' | 'none' {
+  const gives = backbone.output === 'sentence_embedding' ? 'sentence_embedding' : 'tokens';
+  const asked = config.model.pooling ?? (gives === 'tokens' ? 'mean' : 'sentence_embedding');
+  if ((asked === 'sentence_embedding') !== (gives === 'sentence_embedding'))
+    throw new AloraError(
+      'config',
+      'CONFIG_POOLING',
+      'The encoder does not give what model.pooling asks for',
+      {
+        where: 'model.pooling',
+        got: asked,
+        allowed: gives === 'tokens' ? ['cls', 'mean'] : ['sentence_embedding'],
+        fix: 'Leave model.pooling out to take what the file gives.',
+      },
+    );
+  return asked === 'sentence_embedding' ? 'none' : asked;
+}
+
+/** sha256 of a file, read in pieces. */
+export async function hashFile(path: string): Promise<string> {
+  const hash = createHash('sha256');
+  for await (const chunk of createReadStream(path, { highWaterMark: 2 ** 20 })) hash.update(chunk as Buffer);
+  return hash.digest('hex');
+}

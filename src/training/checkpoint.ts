@@ -1,0 +1,150 @@
+import { existsSync, readdirSync, readFileSync, rmSync, writeFileSync } from 'node:fs';
+import { join } from 'node:path';
+import type { AdapterLayout, AdapterSet } from '../adapters/adapterSet.ts';
+import type { Json } from '../adapters/strategy.ts';
+import { AloraError } from '../errors.ts';
+import type { LedgerState } from './ledger.ts';
+import type { SampleEvent, SplitResult } from './reporter.ts';
+import { type RunFolder, writeFolderAtomic } from './runFolder.ts';
+
+/** What a run needs beside its parameters to go on as if it had not been stopped. */
+export interface TrainingState {
+  readonly step: number;
+  /** Batches of the held-back rows that were used (DNAS). */
+  readonly heldBackBatches: number;
+  readonly best: { readonly step: number; readonly loss: number; readonly evaluations: number };
+  /** Scores at step 0, at the best step and at the last evaluation. */
+  readonly firstDev: SplitResult | null;
+  readonly bestDev: SplitResult | null;
+  readonly lastDev: SplitResult | null;
+  readonly firstTest: SplitResult | null;
+  readonly ledger: LedgerState;
+  readonly scheduler: Json;
+  readonly allocations: number;
+  readonly secondsAllocating: number;
+  readonly seconds: number;
+  readonly samples: readonly SampleEvent[];
+}
+
+/** Identity of what a checkpoint belongs to: sha256 of model file, data files and configuration. */
+export type RunHashes = Readonly<Record<string, string>>;
+
+interface Manifest {
+  readonly format: 1;
+  readonly state: TrainingState;
+  readonly layout: AdapterLayout;
+  readonly hashes: RunHashes;
+  readonly scalars: number;
+  readonly rows: number;
+}
+
+const arenaArrays = ['values', 'gradients', 'firstMoments', 'secondMoments'] as const;
+const kept = 2;
+
+function checkpointName(step: number): string {
+  return `step-${String(step).padStart(6, '0')}`;
+}
+
+function bytesOf(view: Float32Array | Int32Array): Uint8Array {
+  return new Uint8Array(view.buffer, view.byteOffset, view.byteLength);
+}
+
+/** Writes `checkpoints/step-NNNNNN/` atomically and keeps the newest two. Returns the path within the run. */
+export function writeCheckpoint(
+  folder: RunFolder,
+  state: TrainingState,
+  adapters: AdapterSet,
+  hashes: RunHashes,
+): string {
+  const name = checkpointName(state.step);
+  writeFolderAtomic(folder.file('checkpoints', name), (path) => {
+    const manifest: Manifest = {
+      format: 1,
+      state,
+      layout: adapters.saveLayout(),
+      hashes,
+      scalars: adapters.values.length,
+      rows: adapters.steps.length,
+    };
+    writeFileSync(join(path, 'state.json'), JSON.stringify(manifest));
+    writeFileSync(
+      join(path, 'arena.bin'),
+      Buffer.concat([...arenaArrays.map((array) => bytesOf(adapters[array])), bytesOf(adapters.steps)]),
+    );
+  });
+  for (const old of checkpointNames(folder).slice(0, -kept))
+    rmSync(folder.file('checkpoints', old), { recursive: true, force: true });
+  return join('checkpoints', name);
+}
+
+/** Whole checkpoints, oldest first. */
+function checkpointNames(folder: RunFolder): string[] {
+  const path = folder.file('checkpoints');
+  if (!existsSync(path)) return [];
+  return readdirSync(path)
+    .filter((name) => /^step-\d+$/.test(name))
+    .sort();
+}
+
+/**
+ * Restores the newest readable checkpoint into the adapters and returns its state; undefined where there is
+ * none. An unreadable one is passed over with a warning for the one before it.
+ * Errors: CHECKPOINT_UNREADABLE where none can be read, CHECKPOINT_OTHER_RUN where model, data or
+ * configuration are not those that it was written with.
+ */
+export function restoreCheckpoint(
+  folder: RunFolder,
+  adapters: AdapterSet,
+  hashes: RunHashes,
+  warn: (message: string) => void,
+): TrainingState | undefined {
+  const names = checkpointNames(folder).reverse();
+  for (const name of names) {
+    const path = folder.file('checkpoints', name);
+    let manifest: Manifest;
+    let arena: Buffer;
+    try {
+      manifest = JSON.parse(readFileSync(join(path, 'state.json'), 'utf8')) as Manifest;
+      arena = readFileSync(join(path, 'arena.bin'));
+      const expected = 4 * (arenaArrays.length * manifest.scalars + manifest.rows);
+      if (manifest.format !== 1) throw new Error(`format ${manifest.format}`);
+      if (arena.byteLength !== expected)
+        throw new Error(`arena.bin has ${arena.byteLength} bytes instead of ${expected}`);
+    } catch (cause) {
+      warn(
+        `checkpoint ${name} cannot be read (${cause instanceof Error ? cause.message : cause}); trying an older one`,
+      );
+      continue;
+    }
+    requireSameRun(path, manifest.hashes, hashes);
+    adapters.restoreLayout(manifest.layout);
+    const bytes = arena.buffer.slice(arena.byteOffset, arena.byteOffset + arena.byteLength) as ArrayBuffer;
+    arenaArrays.forEach((array, i) => {
+      adapters[array].set(new Float32Array(bytes, 4 * i * manifest.scalars, manifest.scalars));
+    });
+    adapters.steps.set(new Int32Array(bytes, 4 * arenaArrays.length * manifest.scalars, manifest.rows));
+    return manifest.state;
+  }
+  if (names.length > 0)
+    throw new AloraError('storage', 'CHECKPOINT_UNREADABLE', 'No checkpoint of the run can be read', {
+      where: names.map((name) => folder.file('checkpoints', name)).join(', '),
+      fix: 'Restore the folder from a copy, or start again with --force.',
+    });
+  return undefined;
+}
+
+function requireSameRun(path: string, saved: RunHashes, current: RunHashes): void {
+  for (const [what, hash] of Object.entries(current))
+    if (saved[what] !== hash)
+      throw new AloraError(
+        'config',
+        'CHECKPOINT_OTHER_RUN',
+        `The checkpoint was written with another ${what}`,
+        {
+          where: path,
+          got: `${what} ${hash.slice(0, 12)}`,
+          allowed: `${what} ${(saved[what] ?? 'none').slice(0, 12)}`,
+          fix: `Resume with the ${what} of that run, or start a new one in another output folder.`,
+        },
+      );
+}

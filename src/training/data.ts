@@ -1,0 +1,140 @@
+import type { LinearModule } from '../adapters/module.ts';
+import type { RunConfig } from '../config/schema.ts';
+import { AloraError } from '../errors.ts';
+import type { Backbone } from '../runtime/backbone.ts';
+import type { ModelDirectory } from '../runtime/modelDirectory.ts';
+import { loadData, type Split } from '../tasks/data.ts';
+import { readRows, resolveDataFiles } from '../tasks/files.ts';
+import type { ClassificationHead, Example, PreparedTask } from '../tasks/task.ts';
+import { loadTokenizer, type Tokenizer } from '../tasks/tokenizer.ts';
+import type { RunInfo, SplitInfo } from './reporter.ts';
+
+/** The rows of a run, tokenised. Splits that the run file does not name are empty. */
+export interface RunData {
+  readonly tokenizer: Tokenizer;
+  readonly task: PreparedTask;
+  readonly train: readonly Example[];
+  readonly dev: readonly Example[];
+  readonly test: readonly Example[];
+  readonly padId: number;
+  /** Classes of a new head; undefined where the model brings its own, or writes text. */
+  readonly classes: number | undefined;
+  /** Longest input of the model, where config.json says so. */
+  readonly contextLength: number | undefined;
+  readonly warnings: readonly string[];
+  readonly hash: string;
+  readonly info: RunInfo['data'];
+}
+
+export interface DataModel {
+  readonly directory: ModelDirectory;
+  readonly backbone: Backbone;
+  readonly linear: readonly LinearModule[];
+}
+
+/** Reads tokenizer and data of a configuration. `splits` leaves out what an evaluation does not need. */
+export async function loadRunData(config: RunConfig, model: DataModel): Promise<RunData> {
+  const tokenizer = await loadTokenizer(model.directory.folder);
+  const contextLength = contextOf(model.directory.config);
+  if (contextLength !== undefined && config.data.maxLength > contextLength)
+    throw new AloraError('config', 'CONFIG_MAX_LENGTH', "data.maxLength passes the model's longest input", {
+      where: 'data.maxLength',
+      got: config.data.maxLength,
+      allowed: `at most ${contextLength} tokens (config.json)`,
+      fix: `Set data.maxLength to ${contextLength} or less.`,
+    });
+  const { head, fresh } = await classificationHead(config, model.backbone);
+  const { data, train } = config;
+  const loaded = await loadData({ ...data, tokenizer, head, seed: train.seed });
+  if (loaded.task.kind === 'sequence' && model.backbone.kind === 'causal') throw notAClassifier(config);
+  if (loaded.task.kind === 'token' && model.backbone.kind !== 'causal')
+    throw notADecoder(config, model.backbone);
+  const examples = (split: Split | undefined) => split?.examples ?? [];
+  return {
+    tokenizer,
+    task: loaded.task,
+    train: examples(loaded.train),
+    dev: examples(loaded.dev),
+    test: examples(loaded.test),
+    padId: Number(model.directory.config.pad_token_id ?? tokenizer.padId),
+    classes: fresh ? head!.size : undefined,
+    contextLength,
+    warnings: loaded.warnings,
+    hash: loaded.hash,
+    info: {
+      ...(loaded.train ? { train: splitInfo(loaded.train) } : {}),
+      ...(loaded.dev ? { dev: splitInfo(loaded.dev) } : {}),
+      ...(loaded.test ? { test: splitInfo(loaded.test) } : {}),
+    },
+  };
+}
+
+function splitInfo(split: Split): SplitInfo {
+  return {
+    rows: split.examples.length,
+    dropped: split.dropped.reduce((sum, { count }) => sum + count, 0),
+    tokens: split.examples.reduce((sum, { ids }) => sum + ids.length, 0),
+    labels: split.examples.reduce((sum, { targets }) => sum + targets.filter((t) => t >= 0).length, 0),
+  };
+}
+
+/** config.json's limit on positions, under the names that architectures use. */
+function contextOf(config: Readonly<Record<string, unknown>>): number | undefined {
+  for (const key of ['max_position_embeddings', 'n_positions', 'n_ctx', 'max_seq_len', 'seq_length'])
+    if (typeof config[key] === 'number') {
+      // RoBERTa counts positions from pad_token_id + 1.
+      const offset = /roberta|xlm-r|camembert|mpnet/.test(String(config.model_type)) ? 2 : 0;
+      return (config[key] as number) - offset;
+    }
+  return undefined;
+}
+
+/** The head of the file, or, for a bare encoder, one whose classes come from data.labels or the training rows. */
+async function classificationHead(
+  config: RunConfig,
+  backbone: Backbone,
+): Promise<{ head: ClassificationHead | undefined; fresh: boolean }> {
+  if (backbone.kind === 'causal') return { head: undefined, fresh: false };
+  const id2label = backbone.config.id2label as Record<string, string> | undefined;
+  if (backbone.kind === 'sequence') {
+    const logits = backbone.model.graph.findOutput(backbone.output);
+    const size = logits?.shape?.at(-1);
+    const known = typeof size === 'number' ? size : Object.keys(id2label ?? {}).length;
+    return { head: { size: known, id2label }, fresh: false };
+  }
+  const names = config.data.labels ?? (await labelsOf(config));
+  return {
+    head: { size: names.length, id2label: Object.fromEntries(names.map((name, i) => [String(i), name])) },
+    fresh: true,
+  };
+}
+
+/** Distinct labels of the training rows: names in alphabetical order, or 0 .. the largest integer. */
+async function labelsOf(config: RunConfig): Promise<string[]> {
+  const { paths } = await resolveDataFiles(config.data.train);
+  const names = new Set<string>();
+  let largest = -1;
+  for await (const { fields } of readRows(paths, config.data.columns)) {
+    const { label } = fields;
+    if (typeof label === 'number' || /^\d+$/.test(String(label))) largest = Math.max(largest, Number(label));
+    else if (typeof label === 'string') names.add(label);
+  }
+  return names.size > 0 ? [...names].sort() : Array.from({ length: largest + 1 }, (_, i) => `LABEL_${i}`);
+}
+
+function notAClassifier(config: RunConfig): AloraError {
+  return new AloraError('config', 'TASK_MODEL', 'The task predicts classes, but the model writes text', {
+    where: 'data.task',
+    got: config.data.task,
+    fix: 'Use task text, prompt or chat; or give data.labels for classification.',
+  });
+}
+
+function notADecoder(config: RunConfig, backbone: Backbone): AloraError {
+  return new AloraError('config', 'TASK_MODEL', 'The task trains text, but the model does not write text', {
+    where: 'data.task',
+    got: `${config.data.task}, on a model that gives ${backbone.output}`,
+    allowed: 'classification',
+    fix: 'Use task classification, or a decoder such as GPT-2 or Llama.',
+  });
+}

@@ -1,0 +1,63 @@
+import type { RunConfig } from '../config/schema.ts';
+import { AloraError } from '../errors.ts';
+import { openModel, poolingOf } from './assemble.ts';
+import { loadRunData } from './data.ts';
+import { evaluateSplit, evaluationBatches } from './evaluation.ts';
+import { openAdapted } from './openAdapted.ts';
+import type { SplitResult } from './reporter.ts';
+
+export interface EvaluateOptions {
+  /** Folder of an adapter in PEFT format; without it the base model is scored. */
+  readonly adapter?: string;
+  /** Default: dev, or test where there is no dev. */
+  readonly split?: 'train' | 'dev' | 'test';
+}
+
+export interface EvaluateResult extends SplitResult {
+  readonly split: 'train' | 'dev' | 'test';
+  /** Trained tokens of the split; rows, for classification. */
+  readonly labels: number;
+  readonly rows: number;
+  readonly seconds: number;
+}
+
+/** Loss and metrics of a split of a run's data, for the base model or with an adapter. */
+export async function evaluateRun(config: RunConfig, options: EvaluateOptions = {}): Promise<EvaluateResult> {
+  const opened = openModel(config.model);
+  try {
+    const data = await loadRunData(config, opened);
+    const split = options.split ?? (data.dev.length > 0 ? 'dev' : 'test');
+    const examples = data[split];
+    if (examples.length === 0)
+      throw new AloraError('config', 'SPLIT_MISSING', `The run file names no ${split} rows`, {
+        where: `data.${split}`,
+        fix: `Set data.${split}, or choose another --split.`,
+      });
+    const { runtime } = openAdapted(opened, {
+      ...config.runtime,
+      adapter: options.adapter,
+      seed: config.train.seed,
+      classifier:
+        data.classes === undefined
+          ? undefined
+          : { classes: data.classes, pooling: poolingOf(config, opened.backbone) },
+    });
+    const begun = performance.now();
+    const batches = evaluationBatches(examples, {
+      batchSize: config.train.batchSize,
+      padId: data.padId,
+      sortByLength: true,
+    });
+    const result = await evaluateSplit(runtime, batches, data.task);
+    await runtime.close();
+    return {
+      split,
+      ...result,
+      rows: examples.length,
+      labels: batches.reduce((sum, batch) => sum + batch.labels, 0),
+      seconds: (performance.now() - begun) / 1000,
+    };
+  } finally {
+    opened.workspace.close();
+  }
+}

@@ -1,0 +1,101 @@
+import type { AdapterSet } from '../adapters/adapterSet.ts';
+import type { TargetModule } from '../adapters/module.ts';
+import type { AllocationReport, GateGradients, GateSetting, HostTrainer } from '../adapters/strategy.ts';
+import { randomStream } from '../random.ts';
+import { type AdaptedRuntime, liveGates } from '../runtime/adaptedRuntime.ts';
+import type { GateReader } from '../runtime/feeds.ts';
+import { naiveGateLosses } from '../runtime/gateLosses.ts';
+import type { Batch } from '../tasks/collate.ts';
+import type { Example } from '../tasks/task.ts';
+import { evaluationBatches } from './evaluation.ts';
+
+export interface HostOptions {
+  readonly runtime: AdaptedRuntime;
+  readonly adapters: AdapterSet;
+  readonly totalSteps: number;
+  readonly stepsPerEpoch: number;
+  readonly seed: number;
+  readonly dev: readonly Example[];
+  readonly padId: number;
+  readonly batchSize: number;
+  /** The next batch of the rows that are held back from weight training. */
+  readonly nextHeldBack: () => Batch;
+  readonly onAllocation: (report: AllocationReport) => void;
+}
+
+/** What strategies see of our trainer; the loop advances `step`. */
+export class ReferenceHost implements HostTrainer {
+  step = 0;
+  readonly totalSteps: number;
+  readonly stepsPerEpoch: number;
+  readonly adapters: AdapterSet;
+  private dev: Batch[] | undefined;
+  private devExamples = 32;
+
+  constructor(private readonly options: HostOptions) {
+    this.totalSteps = options.totalSteps;
+    this.stepsPerEpoch = options.stepsPerEpoch;
+    this.adapters = options.adapters;
+  }
+
+  random(...keys: (number | string)[]) {
+    return randomStream(this.options.seed, 'strategy', ...keys);
+  }
+
+  devBatch(examples: number): void {
+    if (examples !== this.devExamples) this.dev = undefined;
+    this.devExamples = examples;
+  }
+
+  /** Drawn once by a seeded shuffle without replacement; all rows where there are no more than asked for. */
+  private devBatches(): Batch[] {
+    if (!this.dev) {
+      const { dev, seed, padId, batchSize } = this.options;
+      const order = dev.map((_, i) => i);
+      const drawn =
+        order.length <= this.devExamples
+          ? order
+          : randomStream(seed, 'dev batch').shuffle(order).slice(0, this.devExamples);
+      drawn.sort((a, b) => a - b);
+      this.dev = evaluationBatches(
+        drawn.map((i) => dev[i]!),
+        { batchSize, padId, sortByLength: true },
+      );
+    }
+    return this.dev;
+  }
+
+  losses(settings: readonly GateSetting[]): Promise<Float64Array> {
+    return naiveGateLosses(this.options.runtime, this.devBatches(), settings);
+  }
+
+  async gateGradients(on: 'all' | 'none' | 'current', data: 'dev' | 'heldBack'): Promise<GateGradients> {
+    const { runtime } = this.options;
+    const batches = data === 'dev' ? this.devBatches() : [this.options.nextHeldBack()];
+    const labels = batches.reduce((sum, batch) => sum + batch.labels, 0);
+    const gates: GateReader =
+      on === 'current'
+        ? liveGates(this.adapters)
+        : (_, gate) => new Float32Array(gate.length).fill(on === 'all' ? 1 : 0);
+    const totals = this.adapters.modules.map((module) => new Float64Array(this.adapters.rank(module)));
+    for (const batch of batches) {
+      const gradients = await runtime.gateGradients(batch, 1 / labels, gates);
+      totals.forEach((total, m) => {
+        for (let i = 0; i < total.length; i++) total[i]! += gradients[m]![i]!;
+      });
+    }
+    return totals;
+  }
+
+  prune(module: TargetModule, ranks: readonly number[]): void {
+    this.adapters.prune(module, ranks);
+  }
+
+  grow(module: TargetModule, count: number): void {
+    this.adapters.grow(module, count);
+  }
+
+  log(report: AllocationReport): void {
+    this.options.onAllocation(report);
+  }
+}

@@ -1,0 +1,174 @@
+import {
+  appendFileSync,
+  closeSync,
+  existsSync,
+  fsyncSync,
+  mkdirSync,
+  openSync,
+  readdirSync,
+  readFileSync,
+  renameSync,
+  rmSync,
+  truncateSync,
+  writeFileSync,
+} from 'node:fs';
+import { dirname, join } from 'node:path';
+import { AloraError } from '../errors.ts';
+import type { MetricsEvent } from './reporter.ts';
+
+/** Everything that a run writes; `--force` removes these and nothing else. */
+const written = [
+  'run.yaml',
+  'metrics.jsonl',
+  'scores',
+  'checkpoints',
+  'best',
+  'adapter',
+  'result.json',
+  'report.html',
+  'report',
+];
+
+/** Turns a failed write into one error that names path and fix. */
+export function storageError(path: string, cause: unknown): AloraError {
+  if (cause instanceof AloraError) return cause;
+  const { code, message } = cause as NodeJS.ErrnoException;
+  const full = code === 'ENOSPC' || code === 'EDQUOT';
+  return new AloraError(
+    'storage',
+    full ? 'STORAGE_FULL' : 'STORAGE_WRITE',
+    full ? 'The disk is full' : 'Cannot write',
+    {
+      where: path,
+      got: message,
+      fix: full
+        ? 'Free space and continue with --resume; what was saved before is whole.'
+        : 'Choose an output folder that can be written.',
+      cause,
+    },
+  );
+}
+
+function guarded<T>(path: string, write: () => T): T {
+  try {
+    return write();
+  } catch (cause) {
+    throw storageError(path, cause);
+  }
+}
+
+/** Writes a file so that it is there whole or not at all. */
+export function writeFileAtomic(path: string, content: string | Uint8Array): void {
+  guarded(path, () => {
+    mkdirSync(dirname(path), { recursive: true });
+    const partial = `${path}.tmp`;
+    const file = openSync(partial, 'w');
+    try {
+      writeFileSync(file, content);
+      fsyncSync(file);
+    } finally {
+      closeSync(file);
+    }
+    renameSync(partial, path);
+  });
+}
+
+/** Fills a folder under a temporary name and then puts it in place of the old one. */
+export function writeFolderAtomic(path: string, fill: (folder: string) => void): void {
+  guarded(path, () => {
+    const partial = `${path}.tmp`;
+    rmSync(partial, { recursive: true, force: true });
+    mkdirSync(partial, { recursive: true });
+    fill(partial);
+    const old = `${path}.old.tmp`;
+    rmSync(old, { recursive: true, force: true });
+    if (existsSync(path)) renameSync(path, old);
+    renameSync(partial, path);
+    rmSync(old, { recursive: true, force: true });
+  });
+}
+
+/** The folder of one run: see SURFACE in docs/run-folder.md for its files. */
+export class RunFolder {
+  constructor(readonly path: string) {}
+
+  file(...parts: string[]): string {
+    return join(this.path, ...parts);
+  }
+
+  get isFinished(): boolean {
+    return existsSync(this.file('result.json'));
+  }
+
+  /** Whether the folder holds anything of a run, leftovers with a leading dot and .tmp files aside. */
+  private get isEmpty(): boolean {
+    if (!existsSync(this.path)) return true;
+    return readdirSync(this.path).every((name) => name.startsWith('.') || name.includes('.tmp'));
+  }
+
+  /** Refuses a folder in use, before anything is written. Errors: OUTPUT_EXISTS, OUTPUT_NOT_FOLDER. */
+  check({ resume = false, force = false }: { resume?: boolean; force?: boolean }): void {
+    let empty: boolean;
+    try {
+      empty = this.isEmpty;
+    } catch (cause) {
+      throw storageError(this.path, cause);
+    }
+    if (!empty && !resume && !force)
+      throw new AloraError('storage', 'OUTPUT_EXISTS', 'The output folder is not empty', {
+        where: this.path,
+        fix: 'Continue that run with --resume, replace it with --force, or set another output.',
+      });
+  }
+
+  create(force: boolean): void {
+    guarded(this.path, () => {
+      mkdirSync(this.path, { recursive: true });
+      if (force) for (const name of written) rmSync(this.file(name), { recursive: true, force: true });
+    });
+  }
+
+  append(event: MetricsEvent): void {
+    guarded(this.file('metrics.jsonl'), () =>
+      appendFileSync(this.file('metrics.jsonl'), `${JSON.stringify(event)}\n`),
+    );
+  }
+
+  /**
+   * Cuts metrics.jsonl back to what was known after step `step`: later events and a torn last line go. An
+   * evaluation at `step` stays: checkpoints are written after it.
+   */
+  rewindMetrics(step: number): void {
+    const path = this.file('metrics.jsonl');
+    if (!existsSync(path)) return;
+    const text = readFileSync(path, 'utf8');
+    let keep = 0;
+    for (let at = 0; at < text.length; ) {
+      const end = text.indexOf('\n', at);
+      if (end < 0) break;
+      try {
+        if ((JSON.parse(text.slice(at, end)) as MetricsEvent).step > step) break;
+      } catch {
+        break;
+      }
+      at = end + 1;
+      keep = at;
+    }
+    guarded(path, () => truncateSync(path, Buffer.byteLength(text.slice(0, keep))));
+  }
+
+  events(): MetricsEvent[] {
+    const path = this.file('metrics.jsonl');
+    if (!existsSync(path)) return [];
+    return readFileSync(path, 'utf8')
+      .split('\n')
+      .filter((line) => line !== '')
+      .flatMap((line) => {
+        try {
+          return [JSON.parse(line) as MetricsEvent];
+        } catch {
+          return [];
+        }
+      });
+  }
+}

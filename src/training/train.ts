@@ -1,0 +1,552 @@
+import { existsSync, readFileSync } from 'node:fs';
+import { cpus, totalmem } from 'node:os';
+import { relative } from 'node:path';
+import { AdapterSet } from '../adapters/adapterSet.ts';
+import { readPeft } from '../adapters/peft.ts';
+import { writePeft } from '../adapters/peftWriter.ts';
+import type { AdapterScheduler, AllocationReport, Json } from '../adapters/strategy.ts';
+import type { RunConfig } from '../config/schema.ts';
+import { configHash, stringifyRunConfig } from '../config/write.ts';
+import { AloraError } from '../errors.ts';
+import { randomStream } from '../random.ts';
+import { requireFinite, sum } from '../runtime/adaptedRuntime.ts';
+import { epochBatches, stepsPerEpoch } from '../tasks/batches.ts';
+import { type Batch, collate } from '../tasks/collate.ts';
+import { adamWStep, clipGradients, gradientNorm } from './adamw.ts';
+import { fanInFanOut, loadFactors, taskType, toPeft } from './adapterFiles.ts';
+import { type Assembly, assemble, hashFile, openModel, type StrategyRegistry } from './assemble.ts';
+import { type RunHashes, restoreCheckpoint, type TrainingState, writeCheckpoint } from './checkpoint.ts';
+import { loadRunData, type RunData } from './data.ts';
+import { evaluateSplit, evaluationBatches } from './evaluation.ts';
+import { ReferenceHost } from './host.ts';
+import { BudgetLedger } from './ledger.ts';
+import {
+  combineReporters,
+  type Reporter,
+  type RunInfo,
+  type RunResult,
+  type SampleEvent,
+  type SplitResult,
+} from './reporter.ts';
+import { RunFolder, writeFileAtomic } from './runFolder.ts';
+import { sampleText } from './sample.ts';
+import { rateFactor, warmupSteps } from './schedule.ts';
+import { versions } from './versions.ts';
+
+export interface TrainOptions {
+  readonly strategies: StrategyRegistry;
+  /** Continue a run that was interrupted. */
+  readonly resume?: boolean;
+  /** Replace what an earlier run wrote into the output folder. */
+  readonly force?: boolean;
+  readonly reporters?: readonly Reporter[];
+  /** Aborting it saves a checkpoint and ends with AloraError INTERRUPTED. */
+  readonly signal?: AbortSignal;
+  /** For the record in result.json. */
+  readonly command?: string;
+}
+
+/** Everything that is known before the first step. */
+export interface PreparedRun extends Assembly {
+  readonly config: RunConfig;
+  readonly data: RunData;
+  readonly totalSteps: number;
+  readonly stepsPerEpoch: number;
+  readonly scheduler: AdapterScheduler | undefined;
+  readonly hashes: RunHashes;
+  readonly info: RunInfo;
+}
+
+/** Opens model and data and resolves the plan; writes nothing to the output folder. */
+export async function prepareRun(config: RunConfig, strategies: StrategyRegistry): Promise<PreparedRun> {
+  const opened = openModel(config.model);
+  try {
+    const data = await loadRunData(config, opened);
+    const { train } = config;
+    const epochSteps = stepsPerEpoch(data.train.length, train);
+    const totalSteps = train.steps ?? Math.ceil((train.epochs ?? 3) * epochSteps);
+    const length = { totalSteps, stepsPerEpoch: epochSteps };
+    const assembly = assemble(opened, config, { strategies, length, classes: data.classes });
+    const { strategy, options, modules, budget, plan } = assembly;
+    const scheduler = strategy.scheduler?.({ ...length, modules, budget, plan, seed: train.seed }, options);
+    const hashes = {
+      configuration: configHash(config),
+      'model file': await hashFile(opened.directory.file),
+      data: data.hash,
+    };
+    const run = { ...assembly, config, data, totalSteps, stepsPerEpoch: epochSteps, scheduler, hashes };
+    return { ...run, info: describeRun(run) };
+  } catch (error) {
+    opened.workspace.close();
+    throw error;
+  }
+}
+
+/** The plan of a run without running it: what `train --dry-run` prints. */
+export async function planRun(config: RunConfig, strategies: StrategyRegistry): Promise<RunInfo> {
+  const run = await prepareRun(config, strategies);
+  await run.close();
+  return run.info;
+}
+
+function describeRun(run: Omit<PreparedRun, 'info'>): RunInfo {
+  const { config, directory, backbone, adapters, plan, budget, data } = run;
+  const rankSum = (ranks: readonly number[]) => ranks.reduce((a, b) => a + b, 0);
+  const ranks = rankSum(plan.initial);
+  const heads = headParameters(run);
+  return {
+    model: {
+      name: directory.folder.split('/').filter(Boolean).at(-1) ?? directory.folder,
+      path: config.model.path,
+      file: relative(directory.folder, directory.file),
+      backbone: String(
+        (backbone.config.architectures as string[] | undefined)?.[0] ??
+          backbone.config.model_type ??
+          backbone.kind,
+      ),
+      opset: backbone.model.opsets.get('') ?? 0,
+      parameters: backbone.parameters,
+    },
+    strategy: run.strategy.name,
+    task: config.data.task,
+    modules: adapters.modules.map((module, i) => ({
+      name: module.name,
+      in: module.in,
+      out: module.out,
+      rank: plan.initial[i]!,
+      costOfOneRank: adapters.costOfRank(module),
+    })),
+    budget: {
+      at: budget.at,
+      target: budget.parameters,
+      peak: { parameters: plan.peak, ranks },
+      final: {
+        parameters: plan.final,
+        ranks: Math.round((ranks * plan.final) / Math.max(1, adapters.liveParameters())),
+      },
+      average: { parameters: plan.average, ranks },
+      heads,
+    },
+    data: data.info,
+    totalSteps: run.totalSteps,
+    stepsPerEpoch: run.stepsPerEpoch,
+    startStep: 0,
+    batchSize: config.train.batchSize,
+    accumulate: config.train.accumulate,
+    maxLength: config.data.maxLength,
+    learningRate: config.train.learningRate,
+    schedule: config.train.schedule,
+    warmupSteps: warmupSteps({ ...config.train, totalSteps: run.totalSteps }),
+    seed: config.train.seed,
+    device: config.runtime.device,
+    threads: config.runtime.threads,
+    output: config.output,
+  };
+}
+
+function headParameters({ adapted }: Pick<Assembly, 'adapted'>): number {
+  return adapted.heads
+    .flatMap((head) => head.parameters)
+    .reduce((total, { spec }) => total + (spec.rows as number) * spec.width, 0);
+}
+
+/**
+ * Trains an adapter as the configuration says and returns what result.json holds. The output folder is written
+ * as docs/run-folder.md describes; an error before step 1 leaves none behind.
+ */
+export async function trainRun(config: RunConfig, options: TrainOptions): Promise<RunResult> {
+  const folder = new RunFolder(config.output);
+  folder.check(options);
+  if (options.resume && folder.isFinished)
+    return JSON.parse(readFileSync(folder.file('result.json'), 'utf8')) as RunResult;
+  const run = await prepareRun(config, options.strategies);
+  try {
+    return await new TrainingLoop(run, folder, options).run();
+  } finally {
+    await run.close();
+  }
+}
+
+/** The loop over steps, with everything that happens between them. */
+class TrainingLoop {
+  private readonly report: Required<Reporter>;
+  private readonly host: ReferenceHost;
+  private readonly ledger: BudgetLedger;
+  private readonly devBatches: Batch[];
+  private readonly testBatches: Batch[];
+  private readonly started = performance.now();
+  private state: TrainingState = {
+    step: 0,
+    heldBackBatches: 0,
+    best: { step: 0, loss: Number.POSITIVE_INFINITY, evaluations: 0 },
+    firstDev: null,
+    bestDev: null,
+    lastDev: null,
+    firstTest: null,
+    ledger: { steps: 0, parameterSum: 0, rankSum: 0, peakParameters: 0, peakRanks: 0 },
+    scheduler: null,
+    allocations: 0,
+    secondsAllocating: 0,
+    seconds: 0,
+    samples: [],
+  };
+  private epochCache: { key: string; steps: number[][][] } | undefined;
+
+  constructor(
+    private readonly setup: PreparedRun,
+    private readonly folder: RunFolder,
+    private readonly options: TrainOptions,
+  ) {
+    const { config, adapters, runtime, data, totalSteps, stepsPerEpoch } = setup;
+    this.report = combineReporters(options.reporters ?? []);
+    this.ledger = new BudgetLedger(adapters, setup.budget);
+    const evaluation = {
+      batchSize: config.train.batchSize,
+      padId: data.padId,
+      sortByLength: config.data.shuffle,
+    };
+    this.devBatches = evaluationBatches(data.dev, evaluation);
+    this.testBatches = evaluationBatches(data.test, evaluation);
+    this.host = new ReferenceHost({
+      runtime,
+      adapters,
+      totalSteps,
+      stepsPerEpoch,
+      seed: config.train.seed,
+      dev: data.dev,
+      padId: data.padId,
+      batchSize: config.train.batchSize,
+      nextHeldBack: () => this.nextHeldBack(),
+      onAllocation: (report) => this.logAllocation(report),
+    });
+  }
+
+  async run(): Promise<RunResult> {
+    const { setup: run, folder, options } = this;
+    await run.runtime.open();
+    const resumed = options.resume === true && this.restore();
+    folder.create(options.force === true);
+    if (!existsSync(folder.file('run.yaml')))
+      writeFileAtomic(folder.file('run.yaml'), stringifyRunConfig(run.config, folder.path));
+    folder.rewindMetrics(resumed ? this.state.step : -1);
+    this.report.onRunStart({ ...run.info, startStep: this.state.step });
+    for (const warning of run.data.warnings) this.report.onWarning(warning);
+    if (!resumed) await this.begin();
+    let stopped = this.shouldStop();
+    while (this.state.step < run.totalSteps && !stopped) {
+      if (options.signal?.aborted) this.interrupt();
+      await this.step();
+      stopped = this.shouldStop();
+    }
+    if (options.signal?.aborted) this.interrupt();
+    return this.finish(stopped && this.state.step < run.totalSteps);
+  }
+
+  private restore(): boolean {
+    const { adapters, hashes, scheduler } = this.setup;
+    const state = restoreCheckpoint(this.folder, adapters, hashes, (message) =>
+      this.report.onWarning(message),
+    );
+    if (!state) return false;
+    // Infinity is not a JSON number: no evaluation so far reads back as null.
+    this.state = { ...state, best: { ...state.best, loss: state.best.loss ?? Number.POSITIVE_INFINITY } };
+    this.host.step = state.step;
+    this.ledger.restore(state.ledger);
+    scheduler?.restore(state.scheduler);
+    return true;
+  }
+
+  /** Step 0: the scores of the base model. */
+  private async begin(): Promise<void> {
+    await this.sample('before');
+    const firstDev = await this.evaluate('dev', this.devBatches);
+    const firstTest = await this.evaluate('test', this.testBatches);
+    this.state = { ...this.state, firstDev, lastDev: firstDev, firstTest };
+    if (firstDev) await this.considerBest(firstDev);
+  }
+
+  private async step(): Promise<void> {
+    const { config, adapters, runtime, scheduler, totalSteps, strategy, options } = this.setup;
+    const step = this.state.step + 1;
+    const begun = performance.now();
+    const micro = this.batchesOfStep(step);
+    const labels = micro.reduce((total, batch) => total + batch.labels, 0);
+    adapters.gradients.fill(0);
+    this.ledger.record();
+    let loss = 0;
+    for (const [i, batch] of micro.entries()) {
+      const scale = { loss: 1 / labels, penalty: i === 0 ? 1 : 0 };
+      const result = await runtime.step(batch, scale, {
+        probability: config.adapter.dropout,
+        keys: [config.train.seed, step, i],
+      });
+      loss += sum(result.losses);
+    }
+    loss /= labels;
+    requireFinite(loss, step);
+    const gradNorm = gradientNorm(adapters);
+    requireFinite(gradNorm, step);
+    clipGradients(adapters, gradNorm, config.train.clip);
+    await scheduler?.beforeStep?.(this.host);
+    const factor = rateFactor(step, { ...config.train, totalSteps });
+    adamWStep(adapters, factor, {
+      learningRate: config.train.learningRate,
+      weightDecay: config.train.weightDecay,
+      groups: strategy.groups?.(options) ?? {},
+    });
+    const ms = performance.now() - begun;
+    const event = {
+      event: 'step' as const,
+      step,
+      epoch: step / this.setup.stepsPerEpoch,
+      loss,
+      learningRate: config.train.learningRate * factor,
+      gradNorm,
+      tokens: micro.reduce((total, batch) => total + batch.tokens, 0),
+      labels,
+      ms,
+    };
+    this.folder.append(event);
+    this.report.onStep(event);
+    this.host.step = step;
+    this.state = { ...this.state, step };
+    const hook = performance.now();
+    await scheduler?.afterStep(this.host);
+    if (step === totalSteps) await scheduler?.finish?.(this.host);
+    this.state = {
+      ...this.state,
+      secondsAllocating: this.state.secondsAllocating + (performance.now() - hook) / 1000,
+    };
+    const due = (every: number) => every > 0 && step % every === 0;
+    if (due(config.train.evalEvery) || step === totalSteps) await this.evaluateDev();
+    if (due(config.train.checkpointEvery) && step < totalSteps) this.checkpoint();
+    // Gives timers and signals their turn: session.run blocks the event loop while it computes.
+    await new Promise((resolve) => setImmediate(resolve));
+  }
+
+  /** Micro-batches of a step; while a strategy holds rows back, those of the other rows only. */
+  private batchesOfStep(step: number): Batch[] {
+    const { data, scheduler } = this.setup;
+    const share = scheduler?.heldBackShare?.() ?? 0;
+    const rows = share > 0 ? this.heldBack(share).training : undefined;
+    return this.batchesAt(step - 1, rows).map((indices) =>
+      this.collate(
+        indices.map((i) => rows?.[i] ?? i),
+        data,
+      ),
+    );
+  }
+
+  private collate(indices: readonly number[], data: RunData): Batch {
+    return collate(
+      indices.map((i) => data.train[i]!),
+      { padId: data.padId, indices },
+    );
+  }
+
+  /** Step number `at` (from 0) over the given rows, epoch after epoch. */
+  private batchesAt(at: number, rows: readonly number[] | undefined): number[][] {
+    const { config, data } = this.setup;
+    const lengths = (rows ?? data.train.map((_, i) => i)).map((i) => data.train[i]!.ids.length);
+    const perEpoch = stepsPerEpoch(lengths.length, config.train);
+    const epoch = Math.floor(at / perEpoch);
+    const key = `${rows ? 'part' : 'all'} ${epoch}`;
+    if (this.epochCache?.key !== key) {
+      const { batchSize, accumulate, seed } = config.train;
+      this.epochCache = {
+        key,
+        steps: epochBatches(lengths, { batchSize, accumulate, shuffle: config.data.shuffle, seed, epoch }),
+      };
+    }
+    return this.epochCache.steps[at % perEpoch]!;
+  }
+
+  /** The training rows in two parts by a seeded shuffle: what trains weights, and what is held back. */
+  private heldBack(share: number): { training: number[]; held: number[] } {
+    const { config, data } = this.setup;
+    const order = randomStream(config.train.seed, 'held back').shuffle(data.train.map((_, i) => i));
+    const cut = Math.max(1, Math.min(order.length - 1, Math.round(order.length * share)));
+    return { held: order.slice(0, cut), training: order.slice(cut).sort((a, b) => a - b) };
+  }
+
+  private nextHeldBack(): Batch {
+    const { config, data, scheduler } = this.setup;
+    const { held } = this.heldBack(scheduler?.heldBackShare?.() ?? 0.5);
+    const { batchSize } = config.train;
+    const at = this.state.heldBackBatches;
+    this.state = { ...this.state, heldBackBatches: at + 1 };
+    const indices = Array.from(
+      { length: Math.min(batchSize, held.length) },
+      (_, i) => held[(at * batchSize + i) % held.length]!,
+    );
+    return this.collate(indices, data);
+  }
+
+  private logAllocation(report: AllocationReport): void {
+    const { round, pruned, grown, scores, loss, seconds, notes } = report;
+    const path = scores && `scores/round-${round}.json`;
+    if (scores) writeFileAtomic(this.folder.file(path!), `${JSON.stringify(scores)}\n`);
+    const event = {
+      event: 'allocation' as const,
+      step: this.state.step,
+      round,
+      pruned,
+      grown,
+      ranks: this.ranks(),
+      ...(path ? { scores: path } : {}),
+      ...(loss ? { loss } : {}),
+      ...(seconds === undefined ? {} : { seconds }),
+    };
+    this.folder.append(event);
+    this.state = { ...this.state, allocations: this.state.allocations + 1 };
+    this.report.onAllocation(event);
+    for (const note of notes ?? []) this.report.onWarning(note);
+  }
+
+  private ranks(): Record<string, number> {
+    const { adapters } = this.setup;
+    return Object.fromEntries(adapters.modules.map((module) => [module.name, adapters.liveRank(module)]));
+  }
+
+  private async evaluate(
+    split: 'dev' | 'test',
+    batches: readonly Batch[],
+    runtime = this.setup.runtime,
+  ): Promise<SplitResult | null> {
+    if (batches.length === 0) return null;
+    const result = await evaluateSplit(runtime, batches, this.setup.data.task);
+    requireFinite(result.loss, this.state.step);
+    const event = { event: 'eval' as const, step: this.state.step, split, ...result };
+    this.folder.append(event);
+    this.report.onEval(event);
+    return result;
+  }
+
+  private async evaluateDev(): Promise<void> {
+    const dev = await this.evaluate('dev', this.devBatches);
+    if (!dev) return;
+    this.state = { ...this.state, lastDev: dev };
+    await this.considerBest(dev);
+  }
+
+  /** Keeps the adapter with the lowest dev loss; strategies that have yet to meet the budget are not eligible. */
+  private async considerBest(dev: SplitResult): Promise<void> {
+    const { best, step } = this.state;
+    if (this.setup.scheduler?.settled?.() === false) return;
+    if (dev.loss < best.loss) {
+      this.state = { ...this.state, best: { step, loss: dev.loss, evaluations: 0 }, bestDev: dev };
+      this.saveAdapter('best');
+    } else this.state = { ...this.state, best: { ...best, evaluations: best.evaluations + 1 } };
+  }
+
+  private shouldStop(): boolean {
+    const { patience } = this.setup.config.train;
+    return patience > 0 && this.state.best.evaluations >= patience;
+  }
+
+  private saveAdapter(kind: 'best' | 'adapter'): void {
+    const { adapters, adapted, config, directory, backbone, modules, scaling } = this.setup;
+    writePeft(
+      this.folder.file(kind),
+      toPeft(adapters, {
+        scaling,
+        heads: adapted.heads,
+        modulesToSave: adapted.heads.map((head) => head.module.name),
+        baseModel: String(backbone.config._name_or_path || directory.folder.split('/').at(-1)),
+        taskType: taskType(backbone.kind, backbone.config),
+        fanInFanOut: fanInFanOut(modules),
+      }),
+      { dropout: config.adapter.dropout },
+    );
+    this.report.onCheckpoint({ step: this.state.step, kind, path: kind });
+  }
+
+  private checkpoint(): void {
+    const { adapters, hashes, scheduler } = this.setup;
+    this.state = {
+      ...this.state,
+      ledger: this.ledger.save(),
+      scheduler: scheduler?.save() ?? (null as Json),
+      seconds: this.state.seconds + this.elapsed(),
+    };
+    const path = writeCheckpoint(this.folder, this.state, adapters, hashes);
+    this.report.onCheckpoint({ step: this.state.step, kind: 'checkpoint', path });
+  }
+
+  private sinceLast = 0;
+  /** Seconds since this was last asked. */
+  private elapsed(): number {
+    const now = (performance.now() - this.started) / 1000;
+    const elapsed = now - this.sinceLast;
+    this.sinceLast = now;
+    return elapsed;
+  }
+
+  private interrupt(): never {
+    this.checkpoint();
+    throw new AloraError(
+      'interrupted',
+      'INTERRUPTED',
+      `Interrupted after step ${this.state.step}; the state is saved`,
+      {
+        where: this.folder.path,
+        fix: 'Continue with --resume.',
+      },
+    );
+  }
+
+  private async sample(when: 'before' | 'after'): Promise<void> {
+    const event = await sampleText(this.setup, when);
+    if (!event) return;
+    this.state = { ...this.state, samples: [...this.state.samples, event] };
+    this.report.onSample(event);
+  }
+
+  private async finish(stoppedEarly: boolean): Promise<RunResult> {
+    const { setup: run, folder } = this;
+    await this.sample('after');
+    this.saveAdapter('adapter');
+    if (!existsSync(folder.file('best'))) this.saveAdapter('best');
+    const test = this.testBatches.length > 0 ? await this.testWithBest() : undefined;
+    const { state } = this;
+    const result: RunResult = {
+      strategy: run.strategy.name,
+      seed: run.config.train.seed,
+      configHash: run.hashes.configuration!,
+      command: this.options.command ?? '',
+      budget: this.ledger.report(headParameters(run)),
+      ranks: this.ranks(),
+      steps: state.step,
+      totalSteps: run.totalSteps,
+      stoppedEarly,
+      bestStep: state.best.step,
+      allocations: state.allocations,
+      ...(state.firstDev && state.lastDev
+        ? { dev: { before: state.firstDev, best: state.bestDev ?? state.lastDev, last: state.lastDev } }
+        : {}),
+      ...(test ? { test } : {}),
+      samples: state.samples as SampleEvent[],
+      seconds: state.seconds + this.elapsed(),
+      secondsAllocating: state.secondsAllocating,
+      peakMemory: process.resourceUsage().maxRSS * 1024,
+      versions: versions(),
+      machine: { cpu: cpus()[0]?.model ?? 'unknown', cores: cpus().length, memory: totalmem() },
+      hashes: run.hashes,
+    };
+    writeFileAtomic(folder.file('result.json'), `${JSON.stringify(result, null, 2)}\n`);
+    this.report.onRunEnd(result);
+    return result;
+  }
+
+  /** The test split is scored with the best adapter, which may have other ranks than the last one. */
+  private async testWithBest(): Promise<RunResult['test']> {
+    const { adapted, runtime, config } = this.setup;
+    const best = readPeft(this.folder.file('best'));
+    const ranks = adapted.modules.map((module) => best.modules.get(module.name)?.rank ?? 0);
+    const heads = adapted.heads.map((head) => head.module);
+    const adapters = new AdapterSet(adapted.modules, adapted.parameters, ranks, config.train.seed, heads);
+    loadFactors(adapters, best, adapted.heads);
+    const scored = await this.evaluate('test', this.testBatches, runtime.over(adapters));
+    return { ...(this.state.firstTest ? { before: this.state.firstTest } : {}), best: scored! };
+  }
+}
