@@ -51,7 +51,7 @@ export function crossEntropy(builder: Builder, logits: Value, targets: Value, op
         );
       const classes = e.op('Range', [
         builder.int(0),
-        e.squeeze(e.axisLength(logits, 1), [0]),
+        e.squeeze(e.lengths.axis(logits, 1), [0]),
         builder.int(1),
       ]);
       const hot = e.op('Equal', [column, classes], {}, { dtype: 'bool', shape });

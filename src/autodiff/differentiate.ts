@@ -48,14 +48,10 @@ export function differentiate(
   graph.sort();
   const forward = [...graph.nodes];
   const emitter = new Emitter(new Builder(graph, prefix), opset);
-  const seeds: readonly Seed[] = 'length' in of ? of : [[of, one(emitter, of)]];
-  const path = findPath(
-    forward,
-    wrt,
-    seeds.map(([value]) => value),
-    stopAt,
-  );
+  const targets = 'length' in of ? of.map(([value]) => value) : [of];
+  const path = findPath(forward, wrt, targets, stopAt);
   inferTypesOnPath(forward, path);
+  const seeds: readonly Seed[] = 'length' in of ? of : [[of, one(emitter, of)]];
 
   const gradientOf = new Map<Value, Value>();
   const accumulate = (value: Value, gradient: Value) => {
@@ -112,7 +108,7 @@ function one(emitter: Emitter, loss: Value): Value {
   const dtype = emitter.dtype(loss);
   if (shape?.length === 0) return emitter.builder.scalar(1, dtype);
   if (shape?.[0] === 1) return emitter.builder.constant('one', Tensor.of(dtype, [1], [1]));
-  return emitter.op('Expand', [emitter.builder.scalar(1, dtype), emitter.shapeOf(loss)], {}, { dtype });
+  return emitter.op('Expand', [emitter.builder.scalar(1, dtype), emitter.lengths.of(loss)], {}, { dtype });
 }
 
 /** Values that depend on `from` and that one of `to` depends on, `from` and `to` included where they qualify. */

@@ -1,7 +1,9 @@
 import type { Builder } from '../onnx/builder.ts';
 import { codeOf, type DType } from '../onnx/dtype.ts';
-import type { AttributeInit, Dim, Node, Value } from '../onnx/graph.ts';
+import type { AttributeInit, Dim, Value } from '../onnx/graph.ts';
 import { broadcastShape, reduction, sameShape } from './broadcast.ts';
+import { constantOf, permutation } from './constants.ts';
+import { Lengths } from './lengths.ts';
 
 type Attributes = Readonly<Record<string, AttributeInit | undefined>>;
 type Shape = readonly Dim[] | null;
@@ -9,31 +11,6 @@ type Shape = readonly Dim[] | null;
 interface Type {
   readonly dtype?: DType | null;
   readonly shape?: Shape;
-}
-
-/** Small constants that rules look into (exponents, axes, pads) have no more elements than this. */
-const largestConstant = 1024;
-
-/** Elements of a small constant: an initializer, or the output of a Constant node. */
-export function constantOf(value: Value | null | undefined): number[] | undefined {
-  if (!value) return undefined;
-  if (value.initializer)
-    return value.initializer.size <= largestConstant ? value.initializer.toNumbers() : undefined;
-  const node = value.producer;
-  if (node?.op !== 'Constant' || node.domain !== '') return undefined;
-  const attribute = [...node.attributes.values()][0];
-  switch (attribute?.type) {
-    case 'tensor':
-      return attribute.value.size <= largestConstant ? attribute.value.toNumbers() : undefined;
-    case 'int':
-    case 'float':
-      return [attribute.value];
-    case 'ints':
-    case 'floats':
-      return [...attribute.value];
-    default:
-      return undefined;
-  }
 }
 
 /**
@@ -44,7 +21,12 @@ export function constantOf(value: Value | null | undefined): number[] | undefine
 export class Emitter {
   /** Name of the forward node whose gradient is being written; part of the names of new nodes. */
   scope = '';
-  private readonly shapes = new Map<string | Value, Value>();
+  /** Lengths of values as int64 vectors. */
+  readonly lengths: Lengths;
+  /** Products with a number: what was multiplied, by how much. A further factor joins the first. */
+  private readonly scaled = new Map<Value, { source: Value; factor: number }>();
+  /** Values that are zero but for pieces along one axis. When the pieces fill it, they are joined instead. */
+  private readonly pieces = new Map<Value, Pieces>();
   /** Results of expandTo: what was expanded. Elementwise operators may read the source instead. */
   private readonly expanded = new Map<Value, { source: Value; like: Value }>();
 
@@ -52,7 +34,9 @@ export class Emitter {
     readonly builder: Builder,
     /** Version of ai.onnx that the emitted forms must be valid in, at least 13. */
     readonly opset: number,
-  ) {}
+  ) {
+    this.lengths = new Lengths(builder);
+  }
 
   /** One node with one output, which has the first input's dtype unless `type` says otherwise. */
   op(op: string, inputs: readonly (Value | null)[], attributes: Attributes = {}, type: Type = {}): Value {
@@ -67,20 +51,31 @@ export class Emitter {
     return this.op(op, [x], attributes, { shape: x.shape });
   }
   neg(x: Value): Value {
-    return this.unary('Neg', x);
+    return this.mul(x, -1);
   }
 
   add(a: Value, b: Value | number): Value {
     if (b === 0) return a;
-    return this.binary('Add', a, b);
+    const merged = typeof b === 'number' ? undefined : merge(this.pieces.get(a), this.pieces.get(b));
+    if (merged && merged.parts.at(-1)!.end === merged.length && isContiguous(merged)) {
+      const values = merged.parts.map(({ value }) => value);
+      return this.concat(values, merged.axis, a.shape);
+    }
+    const sum = this.binary('Add', a, b);
+    if (merged) this.pieces.set(sum, merged);
+    return sum;
   }
   sub(a: Value | number, b: Value | number): Value {
     return this.binary('Sub', a, b);
   }
   mul(a: Value, b: Value | number): Value {
+    if (typeof b !== 'number') return this.binary('Mul', a, b);
+    const before = this.scaled.get(a);
+    if (before) return this.mul(before.source, before.factor * b);
     if (b === 1) return a;
-    if (b === -1) return this.neg(a);
-    return this.binary('Mul', a, b);
+    const product = b === -1 ? this.unary('Neg', a) : this.binary('Mul', a, b);
+    this.scaled.set(product, { source: a, factor: b });
+    return product;
   }
   div(a: Value | number, b: Value | number): Value {
     if (b === 1 && typeof a !== 'number') return a;
@@ -173,8 +168,8 @@ export class Emitter {
   /** sumTo where shapes decide only at run time: axes = where the operand's padded shape differs. */
   private sumAtRunTime(gradient: Value, operand: Value): Value {
     const int64 = { dtype: 'int64' } as const;
-    const target = this.shapeOf(operand);
-    const full = this.shapeOf(gradient);
+    const target = this.lengths.of(operand);
+    const full = this.lengths.of(gradient);
     let padded = target;
     if (!gradient.shape || !operand.shape || gradient.shape.length !== operand.shape.length) {
       const missing = this.op('Sub', [
@@ -191,85 +186,13 @@ export class Emitter {
 
   // Shapes
 
-  /** int64 vector of lengths: a constant, or put together from graph inputs, else read off the value. */
-  shapeOf(value: Value): Value {
-    const { shape } = value;
-    if (shape?.every((dim) => typeof dim === 'number')) return this.builder.ints(shape as number[]);
-    const inputs = this.builder.graph.inputs;
-    if (shape && !inputs.includes(value)) {
-      // Reading lengths off a graph input does not keep an activation alive until the backward pass.
-      const key = JSON.stringify(shape);
-      const known = this.shapes.get(key);
-      if (known) return known;
-      const parts = shape.map((dim) => this.lengthOf(dim));
-      if (parts.every((part) => part !== undefined)) {
-        const vector =
-          parts.length === 1
-            ? parts[0]!
-            : this.op('Concat', parts, { axis: 0 }, { dtype: 'int64', shape: [shape.length] });
-        this.shapes.set(key, vector);
-        return vector;
-      }
-    }
-    return this.shapeNode(value);
-  }
-
-  /** One length as an int64 vector of one element, if it is a number or a named dimension of a graph input. */
-  private lengthOf(dim: Dim): Value | undefined {
-    if (typeof dim === 'number') return this.builder.ints([dim]);
-    if (dim === null) return undefined;
-    const known = this.shapes.get(dim);
-    if (known) return known;
-    const source = this.builder.graph.inputs.find(
-      (input) => input.shape?.includes(dim) && !input.initializer,
-    );
-    if (!source) return undefined;
-    const index = this.builder.ints([source.shape!.indexOf(dim)]);
-    const length = this.op(
-      'Gather',
-      [this.shapeNode(source), index],
-      { axis: 0 },
-      { dtype: 'int64', shape: [1] },
-    );
-    this.shapes.set(dim, length);
-    return length;
-  }
-
-  private shapeNode(value: Value): Value {
-    let shape = this.shapes.get(value);
-    if (!shape) {
-      shape = this.op(
-        'Shape',
-        [value],
-        {},
-        { dtype: 'int64', shape: value.shape ? [value.shape.length] : null },
-      );
-      this.shapes.set(value, shape);
-    }
-    return shape;
-  }
-
-  /** Length of one axis as an int64 vector of one element. */
-  axisLength(value: Value, axis: number): Value {
-    const dim = value.shape?.at(axis);
-    const known = dim === undefined ? undefined : this.lengthOf(dim);
-    if (known) return known;
-    // A length that belongs to one value is not shared through this.shapes: node names would not tell whose it is.
-    return this.op(
-      'Gather',
-      [this.shapeNode(value), this.builder.ints([axis])],
-      { axis: 0 },
-      { dtype: 'int64', shape: [1] },
-    );
-  }
-
   /** Reshape to an explicit shape; lengths of 0 are lengths (from opset 14 on). */
   reshape(x: Value, target: Value, shape: Shape): Value {
     const allowzero = this.opset >= 14 ? 1 : undefined;
     return this.op('Reshape', [x, target], { allowzero }, { shape });
   }
   reshapeLike(x: Value, like: Value): Value {
-    return this.reshape(x, this.shapeOf(like), like.shape);
+    return this.reshape(x, this.lengths.of(like), like.shape);
   }
 
   /** [..., N] to [rows, N]; works where N is 0, which a Reshape to [-1, N] does not. */
@@ -320,14 +243,37 @@ export class Emitter {
     return this.transpose(x, [...Array(rank - 2).keys(), rank - 1, rank - 2]);
   }
 
-  concat(parts: readonly Value[], axis: number): Value {
-    return parts.length === 1 ? parts[0]! : this.op('Concat', parts, { axis });
+  concat(parts: readonly Value[], axis: number, shape: Shape = null): Value {
+    return parts.length === 1 ? parts[0]! : this.op('Concat', parts, { axis }, { shape });
+  }
+
+  /** Zeros before and after along axes of a value; amounts are int64 vectors of one element. */
+  pad(x: Value, rank: number, amounts: ReadonlyMap<number, readonly [before: Value, after: Value]>): Value {
+    const zero = this.builder.ints([0]);
+    const sides = ([0, 1] as const).flatMap((side) =>
+      Array.from({ length: rank }, (_, axis) => amounts.get(axis)?.[side] ?? zero),
+    );
+    const numbers = sides.map((amount) => constantOf(amount)?.[0]);
+    const known = numbers.every((n) => n !== undefined);
+    const padded = this.op('Pad', [
+      x,
+      known ? this.builder.ints(numbers as number[]) : this.concat(sides, 0),
+    ]);
+    const [axis, ...others] = amounts.keys();
+    if (!known || axis === undefined || others.length > 0) return padded;
+    const [start, after] = [numbers[axis] as number, numbers[rank + axis] as number];
+    const length = x.shape?.[axis];
+    if (typeof length === 'number') {
+      const part = { value: x, start, end: start + length };
+      this.pieces.set(padded, { axis, length: start + length + after, parts: [part] });
+    }
+    return padded;
   }
 
   /** Repeats a broadcastable value to the shape of `like`; skipped again where an elementwise operator reads it. */
   expandTo(x: Value, like: Value): Value {
     if (sameShape(x.shape, like.shape)) return x;
-    const wide = this.op('Expand', [x, this.shapeOf(like)], {}, { shape: like.shape });
+    const wide = this.op('Expand', [x, this.lengths.of(like)], {}, { shape: like.shape });
     this.expanded.set(wide, { source: x, like });
     return wide;
   }
@@ -335,7 +281,7 @@ export class Emitter {
   zerosLike(x: Value): Value {
     return this.op(
       'Expand',
-      [this.builder.scalar(0, this.dtype(x)), this.shapeOf(x)],
+      [this.builder.scalar(0, this.dtype(x)), this.lengths.of(x)],
       {},
       { shape: x.shape },
     );
@@ -371,9 +317,25 @@ export class Emitter {
   }
 }
 
-/** The permutation of a Transpose node over values of the given rank. */
-export function permutation(node: Node, rank: number): readonly number[] {
-  return node.ints('perm') ?? Array.from({ length: rank }, (_, i) => rank - 1 - i);
+/** Pieces of an axis, by place, without overlaps. */
+interface Pieces {
+  readonly axis: number;
+  /** Of the axis. */
+  readonly length: number;
+  readonly parts: readonly { readonly value: Value; readonly start: number; readonly end: number }[];
+}
+
+/** The pieces of a sum; undefined where the operands are not both pieces of one axis that lie apart. */
+function merge(a: Pieces | undefined, b: Pieces | undefined): Pieces | undefined {
+  if (!a || !b || a.axis !== b.axis || a.length !== b.length) return undefined;
+  const parts = [...a.parts, ...b.parts].sort((p, q) => p.start - q.start);
+  const apart = parts.every((part, i) => i === 0 || parts[i - 1]!.end <= part.start);
+  return apart ? { ...a, parts } : undefined;
+}
+
+/** Whether pieces follow each other without a gap from the start of the axis. */
+function isContiguous({ parts }: Pieces): boolean {
+  return parts.every((part, i) => part.start === (i === 0 ? 0 : parts[i - 1]!.end));
 }
 
 function reduced(shape: Shape, axes: readonly number[] | null, keep: boolean): Shape {

@@ -52,7 +52,6 @@ const needRank = new Set([
   'MatMul',
   'Pad',
   'RMSNormalization',
-  'ReduceMean',
   'Slice',
   'Tile',
 ]);

@@ -1,4 +1,5 @@
-import { constantOf } from '../emitter.ts';
+import type { Value } from '../../onnx/graph.ts';
+import { constantOf } from '../constants.ts';
 import { type Gradient, once } from '../rule.ts';
 
 /** y = a + b, broadcast. */
@@ -9,13 +10,20 @@ export const Sub: Gradient = ({ x: [a, b], dy, e }) => [() => e.sumTo(dy, a!), (
 
 /** y = a b, broadcast. */
 export const Mul: Gradient = ({ x: [a, b], dy, e }) => [
-  () => e.sumTo(e.mul(dy, b!), a!),
-  () => e.sumTo(e.mul(dy, a!), b!),
+  () => e.sumTo(e.mul(dy, scalarOf(b!) ?? b!), a!),
+  () => e.sumTo(e.mul(dy, scalarOf(a!) ?? a!), b!),
 ];
+
+/** The number of a constant operand with one element, which joins other constant factors. */
+function scalarOf(value: Value): number | undefined {
+  const constant = constantOf(value);
+  return constant?.length === 1 ? constant[0] : undefined;
+}
 
 /** y = a / b, broadcast; db = -dy a / b^2 = -(dy / b) y. */
 export const Div: Gradient = ({ x: [a, b], y, dy, e }) => {
-  const scaled = once(() => e.div(dy, b!));
+  const divisor = scalarOf(b!);
+  const scaled = once(() => (divisor ? e.mul(dy, 1 / divisor) : e.div(dy, b!)));
   return [() => e.sumTo(scaled(), a!), () => e.neg(e.sumTo(e.mul(scaled(), y), b!))];
 };
 

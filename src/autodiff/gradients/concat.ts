@@ -9,7 +9,7 @@ export const Concat: Gradient = ({ node, x, dy, e }) => {
     const lengths = dims.every((dim) => typeof dim === 'number')
       ? e.builder.ints(dims as number[])
       : e.concat(
-          x.map((piece) => e.axisLength(piece!, axis)),
+          x.map((piece) => e.lengths.axis(piece!, axis)),
           0,
         );
     const name = `${e.scope}/Split`;

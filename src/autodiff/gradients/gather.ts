@@ -1,7 +1,7 @@
 import type { Value } from '../../onnx/graph.ts';
-import { constantOf, type Emitter } from '../emitter.ts';
+import { constantOf } from '../constants.ts';
+import type { Emitter } from '../emitter.ts';
 import type { Gradient } from '../rule.ts';
-import { padWithZeros } from './slice.ts';
 
 /**
  * y picks slices of x along an axis: dx adds each slice of dy where it came from. One constant index pads; rows
@@ -17,7 +17,7 @@ export const Gather: Gradient = ({ node, x: [x, indices], dy, e, refuse }) => [
       const at = axis < 0 ? axis + rank : axis;
       const slice = indices!.shape?.length === 0 ? e.unsqueeze(dy, [at]) : dy;
       if (indices!.shape && indices!.shape.length <= 1)
-        return padWithZeros(e, slice, rank, new Map([[at, around(e, x!, at, single[0]!)]]));
+        return e.pad(slice, rank, new Map([[at, around(e, x!, at, single[0]!)]]));
     }
     if (axis === 0 && e.opset >= 16) {
       const where = e.op('Unsqueeze', [e.cast(indices!, 'int64'), e.builder.ints([-1])]);
@@ -40,7 +40,7 @@ function around(e: Emitter, x: Value, axis: number, index: number): [Value, Valu
   }
   const sub = (a: Value, b: number) =>
     e.op('Sub', [a, e.builder.ints([b])], {}, { dtype: 'int64', shape: [1] });
-  const total = e.axisLength(x, axis);
+  const total = e.lengths.axis(x, axis);
   if (index < 0) return [sub(total, -index), e.builder.ints([-1 - index])];
   return [e.builder.ints([index]), sub(total, index + 1)];
 }
@@ -49,7 +49,7 @@ function around(e: Emitter, x: Value, axis: number, index: number): [Value, Valu
 function addSlices(e: Emitter, x: Value, axis: number, indices: Value, dy: Value): Value {
   const [rank, many] = [x.shape!.length, indices.shape!.length];
   const flat = e.op('Reshape', [e.cast(indices, 'int64'), e.builder.ints([-1])], {}, { shape: [null] });
-  const length = e.axisLength(x, axis);
+  const length = e.lengths.axis(x, axis);
   // Negative indices count from the end.
   const wrapped = e.op('Where', [
     e.op('Less', [flat, e.builder.int(0)], {}, { dtype: 'bool' }),
@@ -74,7 +74,7 @@ function addSlices(e: Emitter, x: Value, axis: number, indices: Value, dy: Value
   const columns = e.op('Flatten', [front], { axis: many });
   const sums = e.op('MatMul', [matrix, columns]); // (length, before x after)
   const otherAxes = [...Array(rank).keys()].filter((i) => i !== axis);
-  const target = e.concat([length, ...otherAxes.map((i) => e.axisLength(x, i))], 0);
+  const target = e.concat([length, ...otherAxes.map((i) => e.lengths.axis(x, i))], 0);
   const unjoined = e.reshape(sums, target, [x.shape![axis]!, ...otherAxes.map((i) => x.shape![i]!)]);
   return e.transpose(unjoined, [
     ...Array.from({ length: axis }, (_, i) => i + 1),

@@ -1,4 +1,4 @@
-import { constantOf } from '../emitter.ts';
+import { constantOf } from '../constants.ts';
 import type { Gradient } from '../rule.ts';
 
 export const Identity: Gradient = ({ dy }) => [() => dy];

@@ -1,5 +1,6 @@
 import type { Value } from '../../onnx/graph.ts';
-import { type Emitter, permutation } from '../emitter.ts';
+import { permutation } from '../constants.ts';
+import type { Emitter } from '../emitter.ts';
 import type { Gradient } from '../rule.ts';
 
 /**
@@ -53,8 +54,8 @@ function timesTransposed(e: Emitter, dy: Value, b: Value, a: Value): Value {
 function shapeOfRows(e: Emitter, dy: Value, b: Value, a: Value): Value {
   const columns = b.shape![0]!;
   const open = !a.shape || a.shape.some((dim) => dim === null);
-  if (!open || typeof columns !== 'number') return e.shapeOf(a);
-  const lead = e.op('Slice', [e.shapeOf(dy), e.builder.ints([0]), e.builder.ints([-1])]);
+  if (!open || typeof columns !== 'number') return e.lengths.of(a);
+  const lead = e.op('Slice', [e.lengths.of(dy), e.builder.ints([0]), e.builder.ints([-1])]);
   return e.concat([lead, e.builder.ints([columns])], 0);
 }
 

@@ -1,5 +1,5 @@
 import type { Value } from '../../onnx/graph.ts';
-import { constantOf } from '../emitter.ts';
+import { constantOf } from '../constants.ts';
 import type { Gradient, GradientContext } from '../rule.ts';
 
 /** How a reduction node reduces. */
@@ -40,18 +40,17 @@ function reduction(slope: (context: GradientContext, dy: Value, y: Value, how: R
 
 export const ReduceSum = reduction(({ x: [x], e }, dy) => e.expandTo(dy, x!));
 
-export const ReduceMean = reduction(({ x: [x], e, refuse }, dy, _y, { axes }) => {
+export const ReduceMean = reduction(({ x: [x], e }, dy, _y, { axes }) => {
   const over = axes ?? x!.shape?.map((_, i) => i);
-  const dims = over?.map((axis) => x!.shape?.at(axis) ?? null);
+  const dims = over?.map((axis) => x!.shape?.at(axis));
   if (dims?.every((dim) => typeof dim === 'number'))
-    return e.expandTo(e.mul(dy, 1 / (dims as number[]).reduce((product, dim) => product * dim, 1)), x!);
-  if (!over) return refuse('the rank of its input is unknown; infer shapes before differentiating');
-  const lengths = over.map((axis) => e.axisLength(x!, axis));
-  const count = lengths.reduce((product, length) =>
-    e.op('Mul', [product, length], {}, { dtype: 'int64', shape: [1] }),
-  );
-  const scalar = e.squeeze(count, [0]);
-  return e.expandTo(e.div(dy, e.cast(scalar, e.dtype(x!))), x!);
+    return e.expandTo(e.mul(dy, 1 / dims.reduce((product, dim) => product * dim, 1)), x!);
+  const count = over
+    ? over
+        .map((axis) => e.squeeze(e.lengths.axis(x!, axis), [0]))
+        .reduce((product, length) => e.op('Mul', [product, length], {}, { dtype: 'int64', shape: [] }))
+    : e.op('Size', [x!], {}, { dtype: 'int64', shape: [] });
+  return e.expandTo(e.div(dy, e.cast(count, e.dtype(x!))), x!);
 });
 
 /** ReduceMax and ReduceMin: elements that tie share dy equally, as PyTorch's amax has it. */

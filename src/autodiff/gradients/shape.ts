@@ -1,4 +1,4 @@
-import { constantOf, permutation } from '../emitter.ts';
+import { constantOf, permutation } from '../constants.ts';
 import type { Gradient } from '../rule.ts';
 
 /** Reshape and Flatten: dx = dy in the shape of x. */
@@ -42,7 +42,7 @@ export const Tile: Gradient = ({ x: [x, repeats], dy, e, refuse }) => [
     if (rank === undefined)
       return refuse('the rank of its input is unknown; infer shapes before differentiating');
     if (rank === 0) return dy;
-    const pairs = e.concat([e.unsqueeze(repeats!, [1]), e.unsqueeze(e.shapeOf(x!), [1])], 1);
+    const pairs = e.concat([e.unsqueeze(repeats!, [1]), e.unsqueeze(e.lengths.of(x!), [1])], 1);
     const interleaved = e.op('Reshape', [pairs, e.builder.ints([-1])], {}, { shape: [2 * rank] });
     const apart = e.reshape(dy, interleaved, Array(2 * rank).fill(null));
     return e.reduceSum(

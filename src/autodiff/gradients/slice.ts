@@ -1,24 +1,7 @@
 import type { Value } from '../../onnx/graph.ts';
-import { constantOf, type Emitter } from '../emitter.ts';
+import { constantOf } from '../constants.ts';
+import type { Emitter } from '../emitter.ts';
 import type { Gradient } from '../rule.ts';
-
-/** Puts zeros before and after along axes of a value of known rank; lengths are int64 vectors of one element. */
-export function padWithZeros(
-  e: Emitter,
-  value: Value,
-  rank: number,
-  pads: ReadonlyMap<number, readonly [before: Value, after: Value]>,
-): Value {
-  const zero = e.builder.ints([0]);
-  const sides = ([0, 1] as const).flatMap((side) =>
-    Array.from({ length: rank }, (_, axis) => pads.get(axis)?.[side] ?? zero),
-  );
-  const constants = sides.map(constantOf);
-  const amounts = constants.every((c) => c !== undefined)
-    ? e.builder.ints(constants.flat() as number[])
-    : e.concat(sides, 0);
-  return e.op('Pad', [value, amounts]);
-}
 
 /**
  * y takes every step-th element between start and end along some axes: dx has dy at those places and zeros elsewhere.
@@ -46,7 +29,7 @@ export const Slice: Gradient = ({ x: [x, starts, ends, axesInput, stepsInput], d
       if (steps[i] === 1) pads.set(axis, range.outside());
       else dx = e.op('Gather', [withZero(e, dx, axis, rank), range.lookup()], { axis });
     });
-    return pads.size > 0 ? padWithZeros(e, dx, rank, pads) : dx;
+    return pads.size > 0 ? e.pad(dx, rank, pads) : dx;
   },
   null,
   null,
@@ -63,7 +46,7 @@ function pick(e: Emitter, vector: Value, i: number): Value {
 
 /** A value with one zero appended along an axis. */
 function withZero(e: Emitter, value: Value, axis: number, rank: number): Value {
-  return padWithZeros(e, value, rank, new Map([[axis, [e.builder.ints([0]), e.builder.ints([1])]]]));
+  return e.pad(value, rank, new Map([[axis, [e.builder.ints([0]), e.builder.ints([1])]]]));
 }
 
 /** Which of the places 0..length-1 of an axis a slice takes. */
@@ -75,7 +58,7 @@ function axisRange(e: Emitter, x: Value, axis: number, start: Value, end: Value,
   const vector = { dtype: 'int64', shape: [1] } as const;
 
   const places = () => {
-    const scalar = e.squeeze(e.axisLength(x, axis), [0]);
+    const scalar = e.squeeze(e.lengths.axis(x, axis), [0]);
     return e.op('Range', [e.builder.int(0), scalar, e.builder.int(1)], {}, { dtype: 'int64', shape: [null] });
   };
   const selected = () =>
@@ -89,7 +72,7 @@ function axisRange(e: Emitter, x: Value, axis: number, start: Value, end: Value,
       if (constant) return [e.builder.ints([length]), e.builder.ints([0])];
       // For an empty slice the minimum is the length itself.
       const chosen = selected();
-      const total = e.axisLength(x, axis);
+      const total = e.lengths.axis(x, axis);
       const candidates = e.concat([chosen, total], 0);
       const before = e.op('ReduceMin', e.opset >= 18 ? [candidates, e.builder.ints([0])] : [candidates], {
         keepdims: 1,
@@ -107,7 +90,7 @@ function axisRange(e: Emitter, x: Value, axis: number, start: Value, end: Value,
         );
       const chosen = selected();
       const count = e.op('Shape', [chosen], {}, vector);
-      const nowhere = e.op('Expand', [count, e.axisLength(x, axis)], {}, { shape: [null] });
+      const nowhere = e.op('Expand', [count, e.lengths.axis(x, axis)], {}, { shape: [null] });
       const positions = e.op('Range', [e.builder.int(0), e.squeeze(count, [0]), e.builder.int(1)]);
       return e.op('ScatterElements', [nowhere, chosen, positions], { axis: 0 });
     },
