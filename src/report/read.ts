@@ -113,6 +113,8 @@ export async function readRun(dir: string): Promise<Run> {
   }
   const metrics = parseMetrics(metricsText);
   notes.push(...metrics.notes);
+  const lost = metrics.steps.find((step) => !Number.isFinite(step.loss));
+  if (lost) notes.push(`the loss of step ${lost.step} is not finite: training diverged there`);
 
   const result = await readResult(dir, notes);
   const scores = await readScores(dir, metrics.allocations, notes);

@@ -14,16 +14,18 @@ export const smoothingReach = (length: number): number => Math.max(2, Math.round
  * lags behind). Points that are not finite are left out of every mean.
  */
 export function smooth(points: readonly Point[], weights: readonly number[], reach: number): Point[] {
+  // Running sums, so that a long run costs no more a point than a short one.
+  const sums = [0];
+  const counts = [0];
+  points.forEach(({ value }, i) => {
+    const weight = Number.isFinite(value) ? weights[i]! : 0;
+    sums.push(sums[i]! + (weight > 0 ? value * weight : 0));
+    counts.push(counts[i]! + weight);
+  });
   return points.map(({ step }, i) => {
     const side = Math.min(reach, i, points.length - 1 - i);
-    let sum = 0;
-    let weight = 0;
-    for (let j = i - side; j <= i + side; j++) {
-      if (!Number.isFinite(points[j]!.value)) continue;
-      sum += points[j]!.value * weights[j]!;
-      weight += weights[j]!;
-    }
-    return { step, value: weight > 0 ? sum / weight : Number.NaN };
+    const weight = counts[i + side + 1]! - counts[i - side]!;
+    return { step, value: weight > 0 ? (sums[i + side + 1]! - sums[i - side]!) / weight : Number.NaN };
   });
 }
 

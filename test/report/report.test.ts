@@ -204,6 +204,7 @@ describe('other runs', () => {
     expect(text).toContain('metrics.jsonl line 5: unknown event &quot;weather&quot;: left out');
     expect(text).toMatch(/metrics\.jsonl line 6 \(step\): step: .*: left out/);
     expect(text).toContain(`metrics.jsonl line ${lines.length + 2} is torn (the last one): left out`);
+    expect(text).toContain('the loss of step 21 is not finite');
     expect(text).toContain('its state at step 21');
   });
 

@@ -59,7 +59,7 @@ export function header(run: Run): Html {
 <p class="lead">${pieces.join(', ')}</p>
 ${!run.result && html`<p class="lead">No result.json yet: the run is going on, or it was interrupted. What follows is its state at step ${integer(step)}; <code>train --resume</code> goes on from the last checkpoint.</p>`}
 ${facts(run)}
-${run.notes.length > 0 && html`<div class="notes">About the files:<ul>${run.notes.map((note) => html`<li>${note}</li>`)}</ul></div>`}
+${run.notes.length > 0 && html`<div class="notes">To be noted:<ul>${run.notes.map((note) => html`<li>${note}</li>`)}</ul></div>`}
 </header>`;
 }
 
