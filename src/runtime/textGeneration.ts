@@ -1,0 +1,97 @@
+import { AloraError } from '../errors.ts';
+import { type Random, randomStream } from '../random.ts';
+import { type BeamOptions, beamSearch } from './beamSearch.ts';
+import type { Decoder } from './decoder.ts';
+import { argmax, penalise, type SamplingOptions, sampleToken } from './tokenScores.ts';
+
+export interface GenerationOptions {
+  readonly maxNewTokens: number;
+  /** Tokens that end the text; they are part of the result. See `endTokens`. */
+  readonly endTokens?: readonly number[];
+  /** Draws tokens with these settings; absent (and without beams): the likeliest token each time. */
+  readonly sampling?: SamplingOptions & { readonly seed?: number };
+  /** Beam search; not together with sampling. */
+  readonly beams?: BeamOptions;
+  /** Above 1: tokens that the text holds already become less likely. */
+  readonly repetitionPenalty?: number;
+  /** The model's longest context, prompt included: generation ends there. */
+  readonly contextLength?: number;
+  /** Called with each token as it is chosen; not by beam search. */
+  readonly onToken?: (token: number) => void;
+  readonly signal?: AbortSignal;
+}
+
+export interface Generation {
+  /** The new tokens, an end token included. */
+  readonly tokens: readonly number[];
+  readonly finish: 'end' | 'length' | 'interrupted';
+  /** Beam search: the sequence's score. */
+  readonly score?: number;
+}
+
+/**
+ * Continues a prompt: greedy, sampling or beam search, with the definitions of transformers.
+ * Errors: PROMPT_EMPTY, PROMPT_TOO_LONG (kind data), and those of the decoder.
+ */
+export async function generateText(
+  decoder: Decoder,
+  prompt: readonly number[],
+  options: GenerationOptions,
+): Promise<Generation> {
+  const contextLength = options.contextLength ?? Number.POSITIVE_INFINITY;
+  checkPrompt(prompt, contextLength);
+  const maxNewTokens = Math.min(options.maxNewTokens, contextLength - prompt.length);
+  const ends = new Set(options.endTokens);
+  const stopped = () => options.signal?.aborted ?? false;
+  const finishOf = (tokens: readonly number[]) => {
+    if (tokens.length > 0 && ends.has(tokens[tokens.length - 1]!)) return 'end';
+    return tokens.length >= maxNewTokens ? 'length' : 'interrupted';
+  };
+  const repetitionPenalty = options.repetitionPenalty ?? 1;
+  if (maxNewTokens <= 0) return { tokens: [], finish: 'length' };
+  if (options.beams && options.beams.beams > 1) {
+    const run = { maxNewTokens, ends, repetitionPenalty, stopped };
+    const { tokens, score } = await beamSearch(decoder, prompt, options.beams, run);
+    return { tokens, score, finish: finishOf(tokens) };
+  }
+  const choose = chooser(options);
+  const tokens: number[] = [];
+  let [logits] = await decoder.start([prompt]);
+  while (true) {
+    penalise(logits!, [...prompt, ...tokens], repetitionPenalty);
+    const token = choose(logits!);
+    tokens.push(token);
+    options.onToken?.(token);
+    if (ends.has(token) || tokens.length >= maxNewTokens || stopped()) break;
+    [logits] = await decoder.next([0], [token]);
+  }
+  return { tokens, finish: finishOf(tokens) };
+}
+
+function chooser({ sampling }: GenerationOptions): (logits: Float32Array) => number {
+  if (!sampling) return argmax;
+  const random: Random = randomStream(sampling.seed ?? 0, 'generate');
+  return (logits) => sampleToken(logits, sampling, random.uniform());
+}
+
+function checkPrompt(prompt: readonly number[], contextLength: number): void {
+  if (prompt.length === 0)
+    throw new AloraError('data', 'PROMPT_EMPTY', 'The prompt has no tokens', {
+      fix: 'Give at least one word, or a beginning-of-text token.',
+    });
+  if (prompt.length >= contextLength)
+    throw new AloraError('data', 'PROMPT_TOO_LONG', 'The prompt fills the whole context of the model', {
+      got: `${prompt.length} tokens`,
+      allowed: `fewer than ${contextLength}`,
+      fix: 'Shorten the prompt.',
+    });
+}
+
+/** eos_token_id of generation_config.json and config.json, one or several: the first file that names any counts. */
+export function endTokens(...configs: readonly Readonly<Record<string, unknown>>[]): number[] {
+  for (const { eos_token_id: id } of configs) {
+    const ids = [id].flat().filter((value): value is number => typeof value === 'number');
+    if (ids.length > 0) return ids;
+  }
+  return [];
+}
