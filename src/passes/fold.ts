@@ -8,7 +8,7 @@ import { prune } from './prune.ts';
  * Evaluates in place what does not depend on the inputs' contents, until nothing more can be: shape arithmetic,
  * integer and boolean constants, float scalars under exactly rounded operators; makes Constant nodes initializers;
  * drops operators that certainly change nothing; gives Reshape and Expand constant targets where their symbolic
- * targets allow it. Tensors of more than 1024 elements are never computed, so weights stay as they are. Leaves
+ * targets allow it, and computes equal lengths once. Tensors of more than 1024 elements are never computed, so weights stay as they are. Leaves
  * every value typed (see inferTypes) and dead nodes pruned; outputs are bit for bit those of the graph before.
  */
 export function fold(model: Model): Types {
@@ -20,6 +20,7 @@ export function fold(model: Model): Types {
       computed(graph, types),
       simplified(graph, (node) => same(node, types)),
       constantTargets(graph, types),
+      sharedLengths(graph, types),
     ];
     prune(graph);
     if (!changed.includes(true)) return types;
@@ -161,6 +162,7 @@ function constantTargets(graph: Graph, types: Types): boolean {
     const items = node.op === 'Reshape' ? copied(node, types) : node.op === 'Expand' ? kept(node) : undefined;
     if (!items) continue;
     node.setInput(1, graph.constant(`${node.name || node.output.name}/target`, Tensor.int64(items)));
+    node.attributes.delete('allowzero');
     changed = true;
   }
   return changed;
@@ -169,7 +171,7 @@ function constantTargets(graph: Graph, types: Types): boolean {
 function copied(node: Node, types: Types): number[] | undefined {
   const items = types.items(node.inputs[1]!);
   const data = node.inputs[0]?.shape;
-  if (!items || !data || node.int('allowzero', 0) !== 0) return undefined;
+  if (!items || !data || (node.int('allowzero', 0) !== 0 && items.includes(0))) return undefined;
   const constants = items.map((item, axis) => {
     if (typeof item === 'number') return item;
     return item !== null && item === data[axis] ? 0 : -1;
@@ -191,4 +193,22 @@ function kept(node: Node): number[] | undefined {
     return typeof dim === 'number' ? dim : null;
   });
   return constants.every((item) => item !== null) ? constants : undefined;
+}
+
+/** Vectors of the same lengths, which exports compute anew in every layer, are computed once. */
+function sharedLengths(graph: Graph, types: Types): boolean {
+  const first = new Map<string, Value>();
+  let changed = false;
+  for (const value of graph.nodes.flatMap((node) => node.outputs)) {
+    const items = value && types.items(value);
+    if (!items || value.users.size === 0 || graph.outputs.includes(value) || items.includes(null)) continue;
+    const key = `${value.dtype}[${value.shape}] ${items.join(', ')}`;
+    const twin = first.get(key);
+    if (!twin) first.set(key, value);
+    else {
+      graph.replaceUses(value, twin);
+      changed = true;
+    }
+  }
+  return changed;
 }

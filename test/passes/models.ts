@@ -1,5 +1,5 @@
 import { existsSync, readdirSync } from 'node:fs';
-import { join } from 'node:path';
+import { join, resolve } from 'node:path';
 import * as ort from 'onnxruntime-node';
 import { encodeModel } from '../../src/onnx/encode.ts';
 import type { Graph, Model, Value } from '../../src/onnx/graph.ts';
@@ -8,7 +8,7 @@ import { evaluate } from '../../src/passes/symbolic.ts';
 
 /** Every .onnx file under fixtures/models, as [name, path]. */
 export const fixtures: (readonly [string, string])[] = (() => {
-  const models = new URL('../../fixtures/models/', import.meta.url).pathname;
+  const models = resolve('fixtures/models');
   return readdirSync(models).flatMap((name) => {
     const folder = join(models, name, 'onnx');
     if (!existsSync(folder)) return [];
