@@ -67,7 +67,10 @@ class RowGatherer {
   private readonly leadOf: LeadOf = (value) => {
     const shape = value?.shape;
     if (!shape) return undefined;
-    if (shape.length >= this.lead.length && this.lead.every((dim, axis) => dim !== null && dim === shape[axis]))
+    if (
+      shape.length >= this.lead.length &&
+      this.lead.every((dim, axis) => dim !== null && dim === shape[axis])
+    )
       return this.lead.length;
     return shape[0] !== null && shape[0] === this.positions ? 1 : undefined;
   };

@@ -103,7 +103,7 @@ export function adapt<Options>(backbone: Backbone, options: AdaptOptions<Options
   const rows = graph.input(inputNames.rows, 'int64', ['labels']);
   graph.outputs = [logits];
   inferTypes(model);
-  const rowLogits = gatherRows(model, logits, rows);
+  const rowLogits = gatherRows(model, logits, rows).output;
   rowLogits.name = graph.unique(outputNames.rowLogits);
   graph.outputs = [rowLogits];
   if (penalty) {

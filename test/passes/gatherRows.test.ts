@@ -127,7 +127,13 @@ describe('gatherRows', () => {
     const x = graph.input('x', 'float32', [null, null, 4]);
     graph.outputs = [new Builder(graph, 'm').op('Relu', [x])];
     const y = graph.outputs[0]!;
-    const feeds: Feeds = { x: new ort.Tensor('float32', Float32Array.from({ length: 40 }, Math.cos), [2, 5, 4]) };
+    const feeds: Feeds = {
+      x: new ort.Tensor(
+        'float32',
+        Float32Array.from({ length: 40 }, (_, i) => Math.cos(i)),
+        [2, 5, 4],
+      ),
+    };
     const { error, gathered } = await both(modelOf(graph), feeds, y.name);
     expect(error).toBe(0);
     expect(gathered).toEqual([y]);
