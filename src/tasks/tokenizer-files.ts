@@ -85,8 +85,8 @@ function normalizeStage(stage: unknown, role: 'pre_tokenizer' | 'decoder'): unkn
     const metaspace = { ...stage, prepend_scheme: scheme, add_prefix_space: scheme !== 'never' };
     if (role === 'decoder' || stage.split === false) return metaspace;
     // Metaspace also cuts before each mark; the library leaves that out.
-    const mark = String(stage.replacement ?? '▁');
-    const words = { Regex: `${mark}[^${mark}]*|[^${mark}]+` };
+    const replacement = String(stage.replacement ?? mark);
+    const words = { Regex: `${replacement}[^${replacement}]*|[^${replacement}]+` };
     return {
       type: 'Sequence',
       pretokenizers: [metaspace, { type: 'Split', pattern: words, behavior: 'Isolated', invert: true }],
@@ -95,6 +95,27 @@ function normalizeStage(stage: unknown, role: 'pre_tokenizer' | 'decoder'): unkn
   if (stage.type === 'Split' && isObject(stage.pattern) && typeof stage.pattern.Regex === 'string')
     return { ...stage, pattern: { Regex: expandCaseInsensitive(stage.pattern.Regex) } };
   return stage;
+}
+
+const mark = '▁';
+/** Cuts before each run of marks. */
+const wordSplit: Json = {
+  type: 'Split',
+  pattern: { Regex: `${mark}+[^${mark}]*|[^${mark}]+` },
+  behavior: 'Isolated',
+  invert: true,
+};
+
+/**
+ * Llama's tokenizers merge over the whole text at once, which takes more than linear time. Where no token holds a mark
+ * after another character, no merge can cross a word, and merging word by word gives the same.
+ */
+function splitWords(model: Json, preTokenizer: unknown): unknown {
+  const whole =
+    !isObject(preTokenizer) || (preTokenizer.type === 'Metaspace' && preTokenizer.split === false);
+  if (!whole || model.type !== 'BPE' || !isObject(model.vocab)) return preTokenizer;
+  if (Object.keys(model.vocab).some((token) => /[^▁]▁/.test(token))) return preTokenizer;
+  return isObject(preTokenizer) ? { type: 'Sequence', pretokenizers: [preTokenizer, wordSplit] } : wordSplit;
 }
 
 /** Old files leave the model's type out. */
@@ -115,12 +136,13 @@ export function normalizeTokenizerJson(json: Json): Json {
     ? model.merges.map((merge: unknown) => (Array.isArray(merge) ? merge.join(' ') : merge))
     : model.merges;
   const added = Array.isArray(json.added_tokens) ? (json.added_tokens as { content: string }[]) : [];
+  const type = modelType(model);
   return {
     ...json,
-    model: { ...model, type: modelType(model), ...(merges === undefined ? {} : { merges }) },
+    model: { ...model, type, ...(merges === undefined ? {} : { merges }) },
     added_tokens: [...added].sort((a, b) => b.content.length - a.content.length),
     normalizer: json.normalizer ?? null,
-    pre_tokenizer: normalizeStage(json.pre_tokenizer, 'pre_tokenizer'),
+    pre_tokenizer: splitWords({ ...model, type }, normalizeStage(json.pre_tokenizer, 'pre_tokenizer')),
     decoder: normalizeStage(json.decoder, 'decoder'),
     post_processor: json.post_processor ?? null,
   };
