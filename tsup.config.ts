@@ -27,8 +27,15 @@ export default defineConfig(({ outDir = 'dist', dts = true }) => ({
     {
       name: 'leave out what a tokenizer does not need',
       setup(build) {
-        build.onResolve({ filter: /^(sharp|onnxruntime-web)$/ }, ({ path }) => ({ path, namespace: 'empty' }));
+        build.onResolve({ filter: /^(sharp|onnxruntime-web)$/ }, ({ path }) => ({
+          path,
+          namespace: 'empty',
+        }));
         build.onLoad({ filter: /.*/, namespace: 'empty' }, () => ({ contents: 'export default {};' }));
+        // The hub client and the runtime's tensors: a tokenizer made from local files touches neither.
+        build.onLoad({ filter: /@xenova[\\/]transformers[\\/]src[\\/]utils[\\/](hub|tensor)\.js$/ }, () => ({
+          contents: 'export const getModelJSON = undefined; export class Tensor {}',
+        }));
       },
     },
   ],

@@ -5,6 +5,7 @@ import type { Backbone } from '../runtime/backbone.ts';
 import type { ModelDirectory } from '../runtime/modelDirectory.ts';
 import { loadData, type Split } from '../tasks/data.ts';
 import { readRows, resolveDataFiles } from '../tasks/files.ts';
+import { findTask } from '../tasks/index.ts';
 import type { ClassificationHead, Example, PreparedTask } from '../tasks/task.ts';
 import { loadTokenizer, type Tokenizer } from '../tasks/tokenizer.ts';
 import type { RunInfo, SplitInfo } from './reporter.ts';
@@ -89,7 +90,7 @@ function contextOf(config: Readonly<Record<string, unknown>>): number | undefine
   return undefined;
 }
 
-/** The head of the file, or, for a bare encoder, one whose classes come from data.labels or the training rows. */
+/** The head of the file, or, for a bare encoder, one whose classes come from the task, data.labels or the training rows. */
 async function classificationHead(
   config: RunConfig,
   backbone: Backbone,
@@ -102,7 +103,7 @@ async function classificationHead(
     const known = typeof size === 'number' ? size : Object.keys(id2label ?? {}).length;
     return { head: { size: known, id2label }, fresh: false };
   }
-  const names = config.data.labels ?? (await labelsOf(config));
+  const names = findTask(config.data.task).labels ?? config.data.labels ?? (await labelsOf(config));
   return {
     head: { size: names.length, id2label: Object.fromEntries(names.map((name, i) => [String(i), name])) },
     fresh: true,

@@ -166,6 +166,11 @@ describe('named tasks', () => {
     );
   });
 
+  it('tell the classes that a new head needs', () => {
+    expect(findTask('trec').labels).toEqual(['ABBR', 'ENTY', 'DESC', 'HUM', 'LOC', 'NUM']);
+    expect(findTask('e2e').labels).toBeUndefined();
+  });
+
   it('keep all answers as references', () => {
     const squad = findTask('squad').prepare({ tokenizer: gpt2, maxLength: 512 });
     expect(encode(squad, templates.squad![0]).references).toEqual(['A', 'the A']);
