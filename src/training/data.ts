@@ -23,6 +23,8 @@ export interface RunData {
   /** Longest input of the model, where config.json says so. */
   readonly contextLength: number | undefined;
   readonly warnings: readonly string[];
+  /** The splits as read, with the rows that were left out. */
+  readonly splits: Readonly<Partial<Record<'train' | 'dev' | 'test', Split>>>;
   readonly hash: string;
   readonly info: RunInfo['data'];
 }
@@ -61,6 +63,7 @@ export async function loadRunData(config: RunConfig, model: DataModel): Promise<
     classes: fresh ? head!.size : undefined,
     contextLength,
     warnings: loaded.warnings,
+    splits: { train: loaded.train, dev: loaded.dev, test: loaded.test },
     hash: loaded.hash,
     info: {
       ...(loaded.train ? { train: splitInfo(loaded.train) } : {}),

@@ -137,6 +137,7 @@ function describeRun(run: Omit<PreparedRun, 'info'>): RunInfo {
     learningRate: config.train.learningRate,
     schedule: config.train.schedule,
     warmupSteps: warmupSteps({ ...config.train, totalSteps: run.totalSteps }),
+    evalEvery: config.train.evalEvery,
     seed: config.train.seed,
     device: config.runtime.device,
     threads: config.runtime.threads,
