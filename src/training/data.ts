@@ -83,7 +83,7 @@ function splitInfo(split: Split): SplitInfo {
 }
 
 /** config.json's limit on positions, under the names that architectures use. */
-function contextOf(config: Readonly<Record<string, unknown>>): number | undefined {
+export function contextOf(config: Readonly<Record<string, unknown>>): number | undefined {
   for (const key of ['max_position_embeddings', 'n_positions', 'n_ctx', 'max_seq_len', 'seq_length'])
     if (typeof config[key] === 'number') {
       // RoBERTa counts positions from pad_token_id + 1.
