@@ -125,6 +125,11 @@ describe('named tasks', () => {
       'Context:\nC.\nQuestion:\nQ?\n',
       'A',
     ],
+    'qa-span': [
+      { context: 'C.', question: 'Q?', answers: [{ text: 'A', answer_start: 0 }] },
+      'Context:\nC.\nQuestion:\nQ?\n',
+      'A',
+    ],
     record: [
       { passage: 'P.', query: 'Q @placeholder', answers: ['A'] },
       'Context:\nP.\nQuestion:\nQ @placeholder\n',
