@@ -117,8 +117,8 @@ export interface AdapterStrategy<Options = Record<string, unknown>> {
   plan(modules: readonly TargetModule[], budget: Budget, options: Options, run: RunLength): RankPlan;
   /** Adds the nodes of one module and declares the parameters that they read. */
   inject(graph: GraphRewriter, module: TargetModule, options: Options): Injection;
-  /** A further differentiable term of the loss, a scalar, added once an optimizer step. */
-  penalty?(graph: GraphRewriter, injections: readonly Injection[], options: Options): ValueRef;
+  /** A further differentiable term of the loss, a scalar, added once an optimizer step; undefined: none. */
+  penalty?(graph: GraphRewriter, injections: readonly Injection[], options: Options): ValueRef | undefined;
   /** What happens between steps; made once a run. Refuses a schedule that the run cannot hold. */
   scheduler?(run: RunOutline, options: Options): AdapterScheduler;
 }
@@ -177,8 +177,11 @@ export interface HostTrainer {
   prune(module: TargetModule, ranks: readonly number[]): void;
   /** Appends ranks; the function does not change (B starts at zero). */
   grow(module: TargetModule, count: number): void;
-  /** Fixes the dev batch that `losses` uses; called once, before the first use. */
-  devBatch(examples: number): void;
+  /**
+   * Fixes the dev batch that `losses` uses, the same at every call with the same number. Returns how many rows it
+   * holds: all there are, where the dev set is smaller.
+   */
+  devBatch(examples: number): number;
   log(event: AllocationReport): void;
 }
 

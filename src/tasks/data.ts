@@ -135,8 +135,7 @@ async function readUnits(
         },
       );
     for (const document of paths)
-      for (const block of task.encodeDocument(await readDocument(document), displayPath(document)))
-        units.push(block);
+      units.push(...task.encodeDocument(await readDocument(document), displayPath(document)));
   } else
     for await (const row of readRows(paths, columns)) {
       if (units.length >= limit) break;

@@ -42,9 +42,10 @@ export class ReferenceHost implements HostTrainer {
     return randomStream(this.options.seed, 'strategy', ...keys);
   }
 
-  devBatch(examples: number): void {
+  devBatch(examples: number): number {
     if (examples !== this.devExamples) this.dev = undefined;
     this.devExamples = examples;
+    return Math.min(examples, this.options.dev.length);
   }
 
   /** Drawn once by a seeded shuffle without replacement; all rows where there are no more than asked for. */
