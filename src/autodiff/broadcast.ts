@@ -50,3 +50,12 @@ export function reduction(gradient: Shape, operand: Shape): Reduction | null {
   }
   return { leading, ones };
 }
+
+/** Shape of a reduction over axes (null: all of them), which stay as 1 or go. */
+export function reducedShape(shape: Shape, axes: readonly number[] | null, keep: boolean): Shape {
+  if (!shape) return axes || keep ? null : [];
+  const gone = axes ? new Set(axes.map((axis) => (axis < 0 ? axis + shape.length : axis))) : null;
+  const reducedAway = (i: number) => !gone || gone.has(i);
+  if (keep) return shape.map((dim, i) => (reducedAway(i) ? 1 : dim));
+  return shape.filter((_, i) => !reducedAway(i));
+}

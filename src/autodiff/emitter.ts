@@ -1,9 +1,10 @@
 import type { Builder } from '../onnx/builder.ts';
 import { codeOf, type DType } from '../onnx/dtype.ts';
 import type { AttributeInit, Dim, Value } from '../onnx/graph.ts';
-import { broadcastShape, reduction, sameShape } from './broadcast.ts';
+import { broadcastShape, reducedShape, reduction, sameShape } from './broadcast.ts';
 import { constantOf, permutation } from './constants.ts';
 import { Lengths } from './lengths.ts';
+import { fillsAxis, merge, type Pieces } from './pieces.ts';
 
 type Attributes = Readonly<Record<string, AttributeInit | undefined>>;
 type Shape = readonly Dim[] | null;
@@ -57,7 +58,7 @@ export class Emitter {
   add(a: Value, b: Value | number): Value {
     if (b === 0) return a;
     const merged = typeof b === 'number' ? undefined : merge(this.pieces.get(a), this.pieces.get(b));
-    if (merged && merged.parts.at(-1)!.end === merged.length && isContiguous(merged)) {
+    if (merged && fillsAxis(merged)) {
       const values = merged.parts.map(({ value }) => value);
       return this.concat(values, merged.axis, a.shape);
     }
@@ -137,7 +138,7 @@ export class Emitter {
       'ReduceSum',
       axes ? [x, this.builder.ints(axes)] : [x],
       { keepdims: keep ? 1 : 0 },
-      { shape: reduced(x.shape, axes, keep) },
+      { shape: reducedShape(x.shape, axes, keep) },
     );
   }
 
@@ -148,7 +149,7 @@ export class Emitter {
       'ReduceMean',
       byInput ? [x, this.builder.ints(axes)] : [x],
       { keepdims: keep ? 1 : 0, axes: byInput ? undefined : axes },
-      { shape: reduced(x.shape, axes, keep) },
+      { shape: reducedShape(x.shape, axes, keep) },
     );
   }
 
@@ -220,22 +221,17 @@ export class Emitter {
     return this.op('Unsqueeze', [x, this.builder.ints(axes)], {}, { shape });
   }
 
-  /** Transpose, joined with a transpose that made `x`. */
+  /**
+   * Transpose, or the source of the transpose that it undoes. Others are not joined: ONNX Runtime fuses a swap of the
+   * last two axes into the product that reads it, and a joined permutation would have to be carried out.
+   */
   transpose(x: Value, perm: readonly number[]): Value {
     if (perm.every((axis, i) => axis === i)) return x;
     const made = x.producer;
     const inner = made?.op === 'Transpose' && made.domain === '' ? permutation(made, perm.length) : undefined;
-    if (inner)
-      return this.transpose(
-        made!.inputs[0]!,
-        perm.map((axis) => inner[axis]!),
-      );
-    return this.op(
-      'Transpose',
-      [x],
-      { perm },
-      { shape: x.shape ? perm.map((axis) => x.shape![axis]!) : null },
-    );
+    if (inner && perm.every((axis, i) => inner[axis] === i)) return made!.inputs[0]!;
+    const shape = x.shape ? perm.map((axis) => x.shape![axis]!) : null;
+    return this.op('Transpose', [x], { perm }, { shape });
   }
   /** Swaps the last two axes of a value of known rank. */
   transposeLast(x: Value): Value {
@@ -315,33 +311,4 @@ export class Emitter {
       { shape: [m, n] },
     );
   }
-}
-
-/** Pieces of an axis, by place, without overlaps. */
-interface Pieces {
-  readonly axis: number;
-  /** Of the axis. */
-  readonly length: number;
-  readonly parts: readonly { readonly value: Value; readonly start: number; readonly end: number }[];
-}
-
-/** The pieces of a sum; undefined where the operands are not both pieces of one axis that lie apart. */
-function merge(a: Pieces | undefined, b: Pieces | undefined): Pieces | undefined {
-  if (!a || !b || a.axis !== b.axis || a.length !== b.length) return undefined;
-  const parts = [...a.parts, ...b.parts].sort((p, q) => p.start - q.start);
-  const apart = parts.every((part, i) => i === 0 || parts[i - 1]!.end <= part.start);
-  return apart ? { ...a, parts } : undefined;
-}
-
-/** Whether pieces follow each other without a gap from the start of the axis. */
-function isContiguous({ parts }: Pieces): boolean {
-  return parts.every((part, i) => part.start === (i === 0 ? 0 : parts[i - 1]!.end));
-}
-
-function reduced(shape: Shape, axes: readonly number[] | null, keep: boolean): Shape {
-  if (!shape) return axes || keep ? null : [];
-  const gone = axes ? new Set(axes.map((axis) => (axis < 0 ? axis + shape.length : axis))) : null;
-  const reducedAway = (i: number) => !gone || gone.has(i);
-  if (keep) return shape.map((dim, i) => (reducedAway(i) ? 1 : dim));
-  return shape.filter((_, i) => !reducedAway(i));
 }

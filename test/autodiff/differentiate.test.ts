@@ -132,6 +132,20 @@ describe('differentiate', () => {
     expect(weight.users.size).toBe(1);
   });
 
+  it('dequantises a frozen weight anew, so that its floats need not outlive the forward product', () => {
+    for (const op of ['MatMul', 'Gemm']) {
+      const { graph, b } = newGraph();
+      const x = graph.input('x', 'float32', ['n', 2]);
+      const bytes = b.constant('bytes', Tensor.of('int8', [1, -2, 3, 4, 5, -6], [2, 3]));
+      const weight = b.op('DequantizeLinear', [bytes, b.scalar(0.5)], { dtype: 'float32', shape: [2, 3] });
+      const y = b.op(op, [x, weight], { shape: ['n', 3] });
+      const dy = graph.input('dy', 'float32', ['n', 3]);
+      differentiate(graph, [[y, dy]], [x], { opset });
+      expect([...weight.users].map((user) => user.op)).toEqual([op]);
+      expect([...bytes.users].map((user) => user.op)).toEqual(['DequantizeLinear', 'DequantizeLinear']);
+    }
+  });
+
   it('joins the gradients of slices that fill an axis', () => {
     const { graph, b } = newGraph();
     const x = graph.input('x', 'float32', ['n', 6]);

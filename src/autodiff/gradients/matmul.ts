@@ -45,9 +45,20 @@ export const MatMul: Gradient = ({ x: [a, b], dy, e, refuse }) => {
 /** dY (M..., N) times B^T, B (K, N), in the shape of A (M..., K). */
 function timesTransposed(e: Emitter, dy: Value, b: Value, a: Value): Value {
   const source = transposed(b);
-  if (source) return e.op('MatMul', [dy, source], {}, { shape: a.shape });
-  const product = e.gemm(e.rows(dy), b, { transB: true });
+  if (source) return e.op('MatMul', [dy, dequantized(e, source)], {}, { shape: a.shape });
+  const product = e.gemm(e.rows(dy), dequantized(e, b), { transB: true });
   return a.shape?.length === 2 ? product : e.reshape(product, shapeOfRows(e, dy, b, a), a.shape);
+}
+
+/**
+ * A quantised weight dequantised anew: were the forward product's copy read, all layers' weights would stay in memory
+ * as floats until the backward pass reaches them. Other values as they are.
+ */
+function dequantized(e: Emitter, weight: Value): Value {
+  const node = weight.producer;
+  if (node?.op !== 'DequantizeLinear' || node.inputs.some((value) => value && !value.initializer))
+    return weight;
+  return e.op(node.op, node.inputs, Object.fromEntries(node.attributes), weight);
 }
 
 /** The shape of A (M..., K) as a vector, read off dY and B where that spares A from being kept. */
@@ -73,8 +84,8 @@ export const Gemm: Gradient = ({ node, x: [a, b, c], dy, e }) => {
   return [
     () =>
       transA
-        ? e.gemm(b!, dy, { transA: transB, transB: true, alpha })
-        : e.gemm(dy, b!, { transB: !transB, alpha }),
+        ? e.gemm(dequantized(e, b!), dy, { transA: transB, transB: true, alpha })
+        : e.gemm(dy, dequantized(e, b!), { transB: !transB, alpha }),
     () =>
       transB
         ? e.gemm(dy, a!, { transA: true, transB: transA, alpha })
