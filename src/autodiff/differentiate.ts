@@ -1,7 +1,7 @@
 import { AloraError } from '../errors.ts';
 import { Builder } from '../onnx/builder.ts';
 import { dtypeOf, isFloat } from '../onnx/dtype.ts';
-import type { Graph, Node, Value } from '../onnx/graph.ts';
+import { describe, type Graph, type Node, type Value } from '../onnx/graph.ts';
 import { Tensor } from '../onnx/tensor.ts';
 import { Emitter } from './emitter.ts';
 import { gradients, stops } from './gradients/index.ts';
@@ -87,13 +87,30 @@ export function differentiate(
       const thunk = thunks[i];
       if (!thunk) throw noGradient(node, `it has none with respect to input ${i}`);
       const gradient = thunk();
-      if (gradient) accumulate(value, gradient);
+      if (!gradient) return;
+      expectType(node, i, value, gradient);
+      accumulate(value, gradient);
     });
   }
   emitter.scope = '';
   const result = distinct(emitter, wrt, gradientOf, seeds);
   removeUnused(graph, new Set(forward), result);
   return result;
+}
+
+/** A gradient has the type of its value: anything else is a mistake in the operator's rule. */
+function expectType(node: Node, input: number, value: Value, gradient: Value): void {
+  const differ = <T>(a: T | null, b: T | null) => a !== null && b !== null && a !== b;
+  const [wanted, got] = [value.shape, gradient.shape];
+  const numbers = (dim: unknown) => (typeof dim === 'number' ? dim : null);
+  if (
+    differ(value.dtype, gradient.dtype) ||
+    (wanted && got && differ(wanted.length, got.length)) ||
+    wanted?.some((dim, axis) => differ(numbers(dim), numbers(got?.[axis] ?? null)))
+  )
+    throw new Error(
+      `The gradient of ${describe(node)} for input ${input} is ${gradient.dtype} [${got}], not ${value.dtype} [${wanted}]`,
+    );
 }
 
 /** The gradient of a loss with respect to itself. */

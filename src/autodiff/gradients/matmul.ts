@@ -46,6 +46,8 @@ export const MatMul: Gradient = ({ x: [a, b], dy, e, refuse }) => {
 function timesTransposed(e: Emitter, dy: Value, b: Value, a: Value): Value {
   const source = transposed(b);
   if (source) return e.op('MatMul', [dy, dequantized(e, source)], {}, { shape: a.shape });
+  // Before opset 14 a Reshape cannot make a length of 0, which an adapter's rank, K here, may be.
+  if (e.opset < 14 && typeof b.shape![0] !== 'number') return e.matmul(dy, e.transposeLast(b));
   const product = e.gemm(e.rows(dy), dequantized(e, b), { transB: true });
   return a.shape?.length === 2 ? product : e.reshape(product, shapeOfRows(e, dy, b, a), a.shape);
 }
