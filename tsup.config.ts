@@ -10,7 +10,6 @@ export default defineConfig(({ outDir = 'dist', dts = true }) => ({
     index: 'src/index.ts',
     strategy: 'src/strategy.ts',
     strategies: 'src/strategies.ts',
-    testing: 'src/testing.ts',
     cli: 'src/cli/main.ts',
   },
   outDir,
@@ -19,7 +18,7 @@ export default defineConfig(({ outDir = 'dist', dts = true }) => ({
   platform: 'node',
   splitting: true,
   clean: true,
-  dts: dts && { entry: ['index', 'strategy', 'strategies', 'testing'].map((name) => `src/${name}.ts`) },
+  dts: dts && { entry: ['index', 'strategy', 'strategies'].map((name) => `src/${name}.ts`) },
   // The tokenizers of @xenova/transformers travel inside, so that users install one ONNX Runtime and no sharp.
   noExternal: [/^@xenova\/transformers/, /^@huggingface\/jinja/],
   external: ['onnxruntime-node'],
@@ -27,8 +26,15 @@ export default defineConfig(({ outDir = 'dist', dts = true }) => ({
     {
       name: 'leave out what a tokenizer does not need',
       setup(build) {
-        build.onResolve({ filter: /^(sharp|onnxruntime-web)$/ }, ({ path }) => ({ path, namespace: 'empty' }));
+        build.onResolve({ filter: /^(sharp|onnxruntime-web)$/ }, ({ path }) => ({
+          path,
+          namespace: 'empty',
+        }));
         build.onLoad({ filter: /.*/, namespace: 'empty' }, () => ({ contents: 'export default {};' }));
+        // The hub client and the runtime's tensors: a tokenizer made from local files touches neither.
+        build.onLoad({ filter: /@xenova[\\/]transformers[\\/]src[\\/]utils[\\/](hub|tensor)\.js$/ }, () => ({
+          contents: 'export const getModelJSON = undefined; export class Tensor {}',
+        }));
       },
     },
   ],

@@ -8,13 +8,24 @@ import * as shipped from './strategies.ts';
 import type { StrategyRegistry } from './training/assemble.ts';
 import type { EvaluateOptions, EvaluateResult } from './training/evaluate.ts';
 import { evaluateRun } from './training/evaluate.ts';
+import { type ExportResult, exportRunGraph } from './training/exportGraph.ts';
 import type { RunInfo, RunResult } from './training/reporter.ts';
 import { planRun, type TrainOptions, trainRun } from './training/train.ts';
 
 export type { RunConfig, RunConfigInput } from './config/schema.ts';
 export { AloraError, type ErrorDetails, type ErrorKind } from './errors.ts';
+export { type GenerateOptions, type GenerateResult, generateFrom as generate } from './inference/generate.ts';
+export {
+  type Inspection,
+  type InspectOptions,
+  inspectModel as inspect,
+  type ModuleSummary,
+} from './inference/inspect.ts';
+export { type MergeModelOptions, type MergeModelResult, mergeModel as merge } from './inference/merge.ts';
+export { writeReport as report } from './report/index.ts';
 export type { StrategyRegistry } from './training/assemble.ts';
 export type { EvaluateOptions, EvaluateResult } from './training/evaluate.ts';
+export type { ExportResult } from './training/exportGraph.ts';
 export type * from './training/reporter.ts';
 
 export interface WithStrategies {
@@ -60,4 +71,13 @@ export async function evaluate(
   options: EvaluateOptions & WithStrategies = {},
 ): Promise<EvaluateResult> {
   return evaluateRun(resolved(config, registry(options)), options);
+}
+
+/** Writes the training graph of a run as plain ONNX files with a manifest, for any ONNX Runtime. */
+export async function exportGraph(
+  config: RunConfigInput | RunConfig,
+  options: { readonly out: string } & WithStrategies,
+): Promise<ExportResult> {
+  const strategies = registry(options);
+  return exportRunGraph(resolved(config, strategies), strategies, options.out);
 }

@@ -12,7 +12,7 @@ export type Splits = Readonly<Partial<Record<'train' | 'dev' | 'test', Split>>>;
 /** What of the data `data --json` prints. */
 export function dataSummary(splits: Splits) {
   return Object.fromEntries(
-    Object.entries(splits).map(([name, split]) => [
+    given(splits).map(([name, split]) => [
       name,
       {
         ...summarizeSplit(split),
@@ -91,3 +91,6 @@ function tokens({ tokens: all }: PreviewExample, colours: Colours): string {
   }
   return text;
 }
+
+const given = (splits: Splits): [string, Split][] =>
+  Object.entries(splits).filter((entry): entry is [string, Split] => entry[1] !== undefined);

@@ -1,13 +1,16 @@
 import { Command, type CommanderError, Option } from 'commander';
 import { AloraError } from '../errors.ts';
 import { packageVersion } from './installation.ts';
+import { addVerb as data } from './verbs/data.ts';
 import { addVerb as env } from './verbs/env.ts';
+import { addVerb as evaluate } from './verbs/eval.ts';
 import { addVerb as init } from './verbs/init.ts';
 import { addVerb as report } from './verbs/report.ts';
 import { addVerb as schema } from './verbs/schema.ts';
+import { addVerb as train } from './verbs/train.ts';
 
 /** A verb adds its command; one file and one line here. */
-const verbs = [init, report, schema, env];
+const verbs = [init, data, train, evaluate, report, schema, env];
 
 /** The command line. A mistake in it throws a CommanderError, which `usageError` words as one of ours. */
 export function createProgram(): Command {

@@ -52,6 +52,7 @@ export function trainScreen(
   let ranks = 0;
   let parameters = 0;
   let costs = new Map<string, number>();
+  let headed = false;
   let drawn = false;
   let drawnAt = Number.NEGATIVE_INFINITY;
   let pending: Row | undefined;
@@ -80,12 +81,14 @@ export function trainScreen(
     if (!pending || !info) return;
     const row = pending;
     pending = undefined;
+    const width = Math.max(4, String(info.totalSteps).length);
+    if (!headed) print(`\n${colours.bold(tableHead(width))}`);
+    headed = true;
     if (moved.pruned + moved.grown > 0)
       print(colours.dim(`      ranks: ${moved.pruned} pruned, ${moved.grown} grown since the last row`));
     moved = { pruned: 0, grown: 0 };
     const better = row.val !== undefined && row.val.loss < bestVal;
     if (better) bestVal = row.val!.loss;
-    const width = Math.max(4, String(info.totalSteps).length);
     print(
       tableRow(
         row,
@@ -125,8 +128,6 @@ export function trainScreen(
       parameters = run.modules.reduce((sum, module) => sum + module.rank * module.costOfOneRank, 0);
       print(panel(`onnx-alora · ${run.strategy}`, runPanel(run), widthOf(out), live, colours));
       if (run.startStep > 0) print(`resumed at step ${run.startStep}`);
-      print('');
-      print(colours.bold(tableHead(Math.max(4, String(run.totalSteps).length))));
     },
     onStep(event) {
       flush();

@@ -23,7 +23,7 @@ export interface ReadOptions<S extends LoadedStrategy> {
   readonly set?: readonly string[];
 }
 
-/** A run file, resolved, and the strategies that it may name: the package's and its own. */
+/** A run file, resolved, and the third-party strategy that it names, if any, by its word. */
 export interface RunFile<S> {
   readonly config: RunConfig;
   readonly strategies: Readonly<Record<string, S>>;
@@ -40,24 +40,22 @@ export async function readRunFile<S extends LoadedStrategy>(
   const raw = applySettings(readRaw(file), options.set ?? []);
   const baseDir = dirname(resolve(file));
   const word = valueAt(raw.value, ['adapter', 'strategy']);
-  let strategies = options.strategies;
-  if (typeof word === 'string' && (isModulePath(word) || /[/@]/.test(word))) {
-    const strategy = await loadStrategy<S>(
+  const own: Record<string, S> = {};
+  if (typeof word === 'string' && (isModulePath(word) || /[/@]/.test(word)))
+    own[isModulePath(word) ? resolve(baseDir, word) : word] = await loadStrategy<S>(
       word,
       baseDir,
       options.strategies,
       raw.locate(['adapter', 'strategy'], false),
     );
-    strategies = { ...strategies, [isModulePath(word) ? resolve(baseDir, word) : word]: strategy };
-  }
   const config = resolveRunConfig(raw.value, {
-    strategies,
+    strategies: { ...options.strategies, ...own },
     tasks: options.tasks,
     baseDir,
     name: runName(file),
     locate: raw.locate,
   });
-  return { config, strategies };
+  return { config, strategies: own };
 }
 
 /** Parses a YAML or JSON file and keeps the positions of keys and values. */

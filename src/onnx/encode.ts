@@ -136,7 +136,16 @@ function graphMessage(graph: Graph, place: Place): WireWriter {
     message.field(5, tensorMessage(value.initializer!, value.name, place));
   for (const value of graph.inputs) message.field(11, infoMessage(value));
   for (const value of graph.outputs) message.field(12, infoMessage(value));
+  for (const value of shapedBetween(graph)) message.field(13, infoMessage(value));
   return message;
+}
+
+/** Values between nodes whose shape is known (value_info): ONNX Runtime's fusions depend on them. */
+function shapedBetween(graph: Graph): Value[] {
+  const outputs = new Set(graph.outputs);
+  return graph.nodes
+    .flatMap((node) => node.outputs.filter((value) => value !== null))
+    .filter((value) => value.dtype !== null && value.shape !== null && !outputs.has(value));
 }
 
 function nodeMessage(node: Node, place: Place): WireWriter {

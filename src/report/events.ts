@@ -29,6 +29,7 @@ const allocation = z.object({
   round: z.number().optional(),
   pruned: z
     .array(z.object({ module: z.string(), index: z.number(), score: measured.optional() }))
+    .readonly()
     .default([]),
   grown: z.record(z.string(), z.number()).default({}),
   ranks: z.record(z.string(), z.number()),
@@ -37,6 +38,8 @@ const allocation = z.object({
   seconds: z.number().optional(),
 });
 
+/** What a line may be; `MetricsEvent` of the trainer must fit. */
+export type MetricsLine = z.input<typeof step> | z.input<typeof evaluation> | z.input<typeof allocation>;
 export type Step = z.output<typeof step>;
 export type Evaluation = z.output<typeof evaluation>;
 export type Allocation = z.output<typeof allocation>;

@@ -33,7 +33,7 @@ export function smooth(points: readonly Point[], weights: readonly number[], rea
 export function outline(points: readonly Point[], limit: number): readonly Point[] {
   const finite = points.filter((p) => Number.isFinite(p.value));
   if (finite.length <= limit) return finite;
-  const size = Math.ceil(finite.length / (limit / 2));
+  const size = Math.ceil(finite.length / Math.floor(limit / 2));
   const kept: Point[] = [];
   for (let start = 0; start < finite.length; start += size) {
     const stretch = finite.slice(start, start + size);

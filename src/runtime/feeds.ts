@@ -79,22 +79,24 @@ export class Feeder {
     return feeds;
   }
 
-  /** Inputs that come from the adapters: views of the arena, not copies. */
+  /** Inputs that come from the adapters, as far as the graph has them. */
   parameters(adapters: AdapterSet, gates?: GateReader): Feeds {
-    const feeds: Feeds = {};
-    for (const slot of adapters.slots) {
-      const name = parameterInput(slot.module, slot.spec.role);
-      if (!this.names.has(name)) continue;
-      let values = adapters.view('values', slot);
-      if (slot.spec.role === 'gate' && gates) values = gates(slot.module.index, values);
-      feeds[name] = new ort.Tensor(
-        'float32',
-        values,
-        slot.spec.width === 1 ? [slot.rows] : [slot.rows, slot.spec.width],
-      );
-    }
-    return feeds;
+    return parameterFeeds(adapters, this.names, gates);
   }
+}
+
+/** The parameters among the named inputs: views of the arena, not copies. */
+export function parameterFeeds(adapters: AdapterSet, names: ReadonlySet<string>, gates?: GateReader): Feeds {
+  const feeds: Feeds = {};
+  for (const slot of adapters.slots) {
+    const name = parameterInput(slot.module, slot.spec.role);
+    if (!names.has(name)) continue;
+    let values = adapters.view('values', slot);
+    if (slot.spec.role === 'gate' && gates) values = gates(slot.module.index, values);
+    const dims = slot.spec.width === 1 ? [slot.rows] : [slot.rows, slot.spec.width];
+    feeds[name] = new ort.Tensor('float32', values, dims);
+  }
+  return feeds;
 }
 
 /** Fills a mask with 0 (with the given probability) and 1/(1-p). */

@@ -8,7 +8,7 @@ import type { Graph, Model } from '../onnx/graph.ts';
 const smallWeight = 1024;
 
 /**
- * A private folder for the graphs of one run. The weights are written there once, as they are after all
+ * A folder, private unless one is given, for the graphs of one run. The weights are written there once, as they are after all
  * conversions, and every session maps the same file: weights live once, whatever the number of graphs.
  */
 export interface Workspace {
@@ -20,12 +20,13 @@ export interface Workspace {
   close(): void;
 }
 
-export function openWorkspace(parent = tmpdir()): Workspace {
-  const folder = mkdtempSync(join(parent, 'onnx-alora-'));
+/** Without `folder`, a temporary one that goes when the workspace is closed or the process ends. */
+export function openWorkspace(options: { readonly folder?: string } = {}): Workspace {
+  const folder = options.folder ?? mkdtempSync(join(tmpdir(), 'onnx-alora-'));
   let files = 0;
   const close = () => {
     process.removeListener('exit', close);
-    rmSync(folder, { recursive: true, force: true });
+    if (options.folder === undefined) rmSync(folder, { recursive: true, force: true });
   };
   process.once('exit', close);
   return {

@@ -35,7 +35,7 @@ export function encodeClassified(
     targets: [label],
     source,
     prompt: textPair === undefined ? text : `${text}\n${textPair}`,
-    truncated: tokenizer.encode(text, textPair).ids.length > ids.length,
+    truncated: ids.length === maxLength && tokenizer.encode(text, textPair).ids.length > maxLength,
   };
 }
 

@@ -135,7 +135,8 @@ async function readUnits(
         },
       );
     for (const document of paths)
-      units.push(...task.encodeDocument(await readDocument(document), displayPath(document)));
+      for (const block of task.encodeDocument(await readDocument(document), displayPath(document)))
+        units.push(block);
   } else
     for await (const row of readRows(paths, columns)) {
       if (units.length >= limit) break;

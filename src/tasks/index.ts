@@ -7,7 +7,7 @@ import { copa } from './named/copa.ts';
 import { e2e } from './named/e2e.ts';
 import { qnli } from './named/qnli.ts';
 import { rte } from './named/rte.ts';
-import { record, squad } from './named/squad.ts';
+import { qaSpan, record, squad } from './named/squad.ts';
 import { sst2 } from './named/sst2.ts';
 import { trec } from './named/trec.ts';
 import { prompt } from './prompt.ts';
@@ -20,6 +20,7 @@ export const tasks: Readonly<Record<string, Task>> = {
   prompt,
   chat,
   classification,
+  'qa-span': qaSpan,
   alpaca,
   boolq,
   copa,

@@ -106,6 +106,8 @@ export interface Task {
   readonly name: string;
   /** The fields of a row that it reads; `data.columns` may rename these. */
   readonly fields: readonly string[];
+  /** Names of its classes, where the task itself knows them: what a new head gets. */
+  readonly labels?: readonly string[];
   /** True when `data.labels` says something to it. */
   readonly usesLabels?: boolean;
   /**

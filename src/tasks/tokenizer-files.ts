@@ -13,6 +13,8 @@ export interface TokenizerFiles {
   readonly config: Json;
   /** Jinja source of the chat template. */
   readonly chatTemplate?: string;
+  /** `eos_token_id` and the like of config.json, for a tokenizer_config.json that does not name the tokens. */
+  readonly modelIds?: Readonly<Partial<Record<string, number>>>;
 }
 
 const isObject = (value: unknown): value is Json =>
@@ -164,6 +166,17 @@ const specialNames = [
   'mask_token',
 ];
 
+/** Ids of config.json by the names of tokenizer_config.json; of several end tokens the first. */
+function specialIds(config: Json): Partial<Record<string, number>> {
+  const ids: Partial<Record<string, number>> = {};
+  for (const name of specialNames) {
+    const value = config[`${name}_id`];
+    const id: unknown = Array.isArray(value) ? value[0] : value;
+    if (typeof id === 'number' && id >= 0) ids[name] = id;
+  }
+  return ids;
+}
+
 /** The `default` of a list of named templates, or the template itself. */
 function templateSource(value: unknown): string | undefined {
   if (typeof value === 'string') return value;
@@ -200,7 +213,8 @@ export async function readTokenizerFiles(modelDir: string): Promise<TokenizerFil
     const chatTemplate =
       (await readText(join(dir, 'chat_template.jinja'))) ?? templateSource(own.chat_template);
     delete config.chat_template;
-    return { path, tokenizer: normalizeTokenizerJson(tokenizer), config, chatTemplate };
+    const modelIds = specialIds((await readObject(join(dir, 'config.json'))) ?? {});
+    return { path, tokenizer: normalizeTokenizerJson(tokenizer), config, chatTemplate, modelIds };
   }
   throw new AloraError('model', 'TOKENIZER_MISSING', 'the model folder has no tokenizer.json', {
     where: join(modelDir, 'tokenizer.json'),

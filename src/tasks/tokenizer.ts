@@ -105,7 +105,7 @@ export function createTokenizer(files: TokenizerFiles): Tokenizer {
   const idOf = (token: string): number | undefined => model.tokens_to_ids.get(token) ?? model.unk_token_id;
   const special = (name: string): number | undefined => {
     const content = tokenContent(config[name]);
-    return content === undefined ? undefined : model.tokens_to_ids.get(content);
+    return content === undefined ? files.modelIds?.[name] : model.tokens_to_ids.get(content);
   };
 
   // A piece outside the vocabulary of a tokenizer without an unknown token is dropped, as the Rust library does.

@@ -1,9 +1,12 @@
+import { basename } from 'node:path';
 import type { AdapterSet } from '../adapters/adapterSet.ts';
-import type { LinearModule, ModelConfig, TargetModule } from '../adapters/module.ts';
+import type { LinearModule, TargetModule } from '../adapters/module.ts';
 import type { LoadedPeftAdapter, LowRankWeights, PeftAdapter } from '../adapters/peft.ts';
+import { writePeft } from '../adapters/peftWriter.ts';
 import { AloraError, nearest } from '../errors.ts';
 import { Tensor } from '../onnx/tensor.ts';
 import type { TrainedHead } from '../runtime/trainingGraph.ts';
+import type { Assembly } from './assemble.ts';
 
 /** Transposes a row-major matrix [rows, columns]. */
 function transposed(values: Float32Array, rows: number, columns: number): Float32Array {
@@ -18,7 +21,7 @@ export interface PeftContext {
   readonly heads: readonly TrainedHead[];
   readonly modulesToSave: readonly string[];
   readonly baseModel: string;
-  readonly taskType: 'CAUSAL_LM' | 'SEQ_CLS' | 'FEATURE_EXTRACTION';
+  readonly taskType: 'CAUSAL_LM' | 'SEQ_CLS';
   readonly fanInFanOut: boolean;
 }
 
@@ -132,15 +135,26 @@ export function loadFactors(
   }
 }
 
-/** Whether the original model keeps these weights as Conv1D does; PEFT's fan_in_fan_out. */
-export function fanInFanOut(modules: readonly LinearModule[]): boolean {
-  return modules.some((module) => module.fanInFanOut);
+/** Saves the adapter of a run as PEFT does. */
+export function saveRunAdapter(
+  folder: string,
+  run: Pick<Assembly, 'adapters' | 'adapted' | 'directory' | 'backbone' | 'modules' | 'scaling'> & {
+    readonly config: { readonly adapter: { readonly dropout: number } };
+  },
+): void {
+  const { adapters, adapted, directory, backbone, modules, scaling } = run;
+  const adapter = toPeft(adapters, {
+    scaling,
+    heads: adapted.heads,
+    modulesToSave: adapted.heads.map((head) => head.module.name),
+    baseModel: String(backbone.config._name_or_path || basename(directory.folder)),
+    taskType: taskType(backbone.kind),
+    // PEFT's word for Conv1D, which keeps its weight as [in, out].
+    fanInFanOut: modules.some((module) => module.fanInFanOut),
+  });
+  writePeft(folder, adapter, { dropout: run.config.adapter.dropout });
 }
 
-export function taskType(
-  kind: 'causal' | 'sequence' | 'encoder',
-  config: ModelConfig,
-): PeftContext['taskType'] {
-  if (kind === 'causal') return 'CAUSAL_LM';
-  return kind === 'sequence' || config.architectures === undefined ? 'SEQ_CLS' : 'FEATURE_EXTRACTION';
+function taskType(kind: 'causal' | 'sequence' | 'encoder'): PeftContext['taskType'] {
+  return kind === 'causal' ? 'CAUSAL_LM' : 'SEQ_CLS';
 }

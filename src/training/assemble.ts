@@ -45,10 +45,12 @@ export interface OpenedModel {
 }
 
 /** Locates, reads and prepares the model of a configuration. */
-export function openModel(model: Pick<RunConfig['model'], 'path' | 'file'>): OpenedModel {
-  const directory = findModel(model.path, { file: model.file });
-  const workspace = openWorkspace();
+export function openModel(
+  model: Pick<RunConfig['model'], 'path' | 'file'>,
+  workspace = openWorkspace(),
+): OpenedModel {
   try {
+    const directory = findModel(model.path, { file: model.file });
     const backbone = loadBackbone(directory, workspace);
     return { directory, workspace, backbone, linear: linearModules(backbone) };
   } catch (error) {

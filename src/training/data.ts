@@ -5,6 +5,7 @@ import type { Backbone } from '../runtime/backbone.ts';
 import type { ModelDirectory } from '../runtime/modelDirectory.ts';
 import { loadData, type Split } from '../tasks/data.ts';
 import { readRows, resolveDataFiles } from '../tasks/files.ts';
+import { findTask } from '../tasks/index.ts';
 import type { ClassificationHead, Example, PreparedTask } from '../tasks/task.ts';
 import { loadTokenizer, type Tokenizer } from '../tasks/tokenizer.ts';
 import type { RunInfo, SplitInfo } from './reporter.ts';
@@ -22,6 +23,8 @@ export interface RunData {
   /** Longest input of the model, where config.json says so. */
   readonly contextLength: number | undefined;
   readonly warnings: readonly string[];
+  /** The splits as read, with the rows that were left out. */
+  readonly splits: Readonly<Partial<Record<'train' | 'dev' | 'test', Split>>>;
   readonly hash: string;
   readonly info: RunInfo['data'];
 }
@@ -60,6 +63,7 @@ export async function loadRunData(config: RunConfig, model: DataModel): Promise<
     classes: fresh ? head!.size : undefined,
     contextLength,
     warnings: loaded.warnings,
+    splits: { train: loaded.train, dev: loaded.dev, test: loaded.test },
     hash: loaded.hash,
     info: {
       ...(loaded.train ? { train: splitInfo(loaded.train) } : {}),
@@ -79,7 +83,7 @@ function splitInfo(split: Split): SplitInfo {
 }
 
 /** config.json's limit on positions, under the names that architectures use. */
-function contextOf(config: Readonly<Record<string, unknown>>): number | undefined {
+export function contextOf(config: Readonly<Record<string, unknown>>): number | undefined {
   for (const key of ['max_position_embeddings', 'n_positions', 'n_ctx', 'max_seq_len', 'seq_length'])
     if (typeof config[key] === 'number') {
       // RoBERTa counts positions from pad_token_id + 1.
@@ -89,7 +93,7 @@ function contextOf(config: Readonly<Record<string, unknown>>): number | undefine
   return undefined;
 }
 
-/** The head of the file, or, for a bare encoder, one whose classes come from data.labels or the training rows. */
+/** The head of the file, or, for a bare encoder, one whose classes come from the task, data.labels or the training rows. */
 async function classificationHead(
   config: RunConfig,
   backbone: Backbone,
@@ -102,7 +106,7 @@ async function classificationHead(
     const known = typeof size === 'number' ? size : Object.keys(id2label ?? {}).length;
     return { head: { size: known, id2label }, fresh: false };
   }
-  const names = config.data.labels ?? (await labelsOf(config));
+  const names = findTask(config.data.task).labels ?? config.data.labels ?? (await labelsOf(config));
   return {
     head: { size: names.length, id2label: Object.fromEntries(names.map((name, i) => [String(i), name])) },
     fresh: true,

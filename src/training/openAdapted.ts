@@ -1,13 +1,14 @@
+import { z } from 'zod';
 import { AdapterSet } from '../adapters/adapterSet.ts';
 import { injectGatedLowRank } from '../adapters/lowRank.ts';
 import type { LinearModule, TargetModule } from '../adapters/module.ts';
 import { type LoadedPeftAdapter, readPeft } from '../adapters/peft.ts';
+import { type AdapterStrategy, defineStrategy } from '../adapters/strategy.ts';
 import { cloneModel } from '../onnx/clone.ts';
 import { AdaptedRuntime } from '../runtime/adaptedRuntime.ts';
 import { linearModules } from '../runtime/backbone.ts';
 import type { RuntimeOptions } from '../runtime/session.ts';
 import { adapt, type TrainedHead } from '../runtime/trainingGraph.ts';
-import { type AdapterStrategy, defineStrategy, z } from '../strategy.ts';
 import { loadFactors, modulesOfAdapter } from './adapterFiles.ts';
 import type { OpenedModel } from './assemble.ts';
 

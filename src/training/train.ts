@@ -3,17 +3,17 @@ import { cpus, totalmem } from 'node:os';
 import { relative } from 'node:path';
 import { AdapterSet } from '../adapters/adapterSet.ts';
 import { readPeft } from '../adapters/peft.ts';
-import { writePeft } from '../adapters/peftWriter.ts';
 import type { AdapterScheduler, AllocationReport, Json } from '../adapters/strategy.ts';
 import type { RunConfig } from '../config/schema.ts';
 import { configHash, stringifyRunConfig } from '../config/write.ts';
 import { AloraError } from '../errors.ts';
 import { randomStream } from '../random.ts';
 import { requireFinite, sum } from '../runtime/adaptedRuntime.ts';
+import type { Workspace } from '../runtime/workspace.ts';
 import { epochBatches, stepsPerEpoch } from '../tasks/batches.ts';
 import { type Batch, collate } from '../tasks/collate.ts';
 import { adamWStep, clipGradients, gradientNorm } from './adamw.ts';
-import { fanInFanOut, loadFactors, taskType, toPeft } from './adapterFiles.ts';
+import { loadFactors, saveRunAdapter } from './adapterFiles.ts';
 import { type Assembly, assemble, hashFile, openModel, type StrategyRegistry } from './assemble.ts';
 import { type RunHashes, restoreCheckpoint, type TrainingState, writeCheckpoint } from './checkpoint.ts';
 import { loadRunData, type RunData } from './data.ts';
@@ -58,8 +58,12 @@ export interface PreparedRun extends Assembly {
 }
 
 /** Opens model and data and resolves the plan; writes nothing to the output folder. */
-export async function prepareRun(config: RunConfig, strategies: StrategyRegistry): Promise<PreparedRun> {
-  const opened = openModel(config.model);
+export async function prepareRun(
+  config: RunConfig,
+  strategies: StrategyRegistry,
+  workspace?: Workspace,
+): Promise<PreparedRun> {
+  const opened = openModel(config.model, workspace);
   try {
     const data = await loadRunData(config, opened);
     const { train } = config;
@@ -137,6 +141,7 @@ function describeRun(run: Omit<PreparedRun, 'info'>): RunInfo {
     learningRate: config.train.learningRate,
     schedule: config.train.schedule,
     warmupSteps: warmupSteps({ ...config.train, totalSteps: run.totalSteps }),
+    evalEvery: config.train.evalEvery,
     seed: config.train.seed,
     device: config.runtime.device,
     threads: config.runtime.threads,
@@ -445,19 +450,7 @@ class TrainingLoop {
   }
 
   private saveAdapter(kind: 'best' | 'adapter'): void {
-    const { adapters, adapted, config, directory, backbone, modules, scaling } = this.setup;
-    writePeft(
-      this.folder.file(kind),
-      toPeft(adapters, {
-        scaling,
-        heads: adapted.heads,
-        modulesToSave: adapted.heads.map((head) => head.module.name),
-        baseModel: String(backbone.config._name_or_path || directory.folder.split('/').at(-1)),
-        taskType: taskType(backbone.kind, backbone.config),
-        fanInFanOut: fanInFanOut(modules),
-      }),
-      { dropout: config.adapter.dropout },
-    );
+    saveRunAdapter(this.folder.file(kind), this.setup);
     this.report.onCheckpoint({ step: this.state.step, kind, path: kind });
   }
 

@@ -254,7 +254,7 @@ describe('third-party strategies', () => {
     writeFileSync(join(dir, 'mine.mjs'), own('mine'));
     const run = await read(`${minimal}adapter: {strategy: ./mine.mjs, anything: 3}\n`);
     expect(run.config.adapter).toMatchObject({ strategy: join(dir, 'mine.mjs'), anything: 3 });
-    expect(Object.values(run.strategies).map((s) => s.name)).toEqual(['lora', 'alora', 'mine']);
+    expect(Object.values(run.strategies).map((s) => s.name)).toEqual(['mine']);
   });
 
   it.each([

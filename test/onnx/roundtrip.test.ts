@@ -32,7 +32,8 @@ function feeds(inputs: readonly Value[]): Record<string, ort.Tensor> {
       if (input.dtype === 'int64') {
         const value = /mask/.test(input.name)
           ? () => 1n
-          : (_: unknown, i: number) => BigInt(/position/.test(input.name) ? i % 5 : (i * 7) % 50);
+          : (_: unknown, i: number) =>
+              BigInt(/position/.test(input.name) ? i % 5 : /type/.test(input.name) ? 0 : (i * 7) % 50);
         return [input.name, new ort.Tensor('int64', BigInt64Array.from({ length: size }, value), dims)];
       }
       if (input.dtype === 'float16')

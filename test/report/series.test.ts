@@ -1,9 +1,15 @@
 import fc from 'fast-check';
-import { describe, expect, it } from 'vitest';
+import { describe, expect, expectTypeOf, it } from 'vitest';
+import type { MetricsLine } from '../../src/report/events.ts';
 import { placesOf } from '../../src/report/modules.ts';
 import { quantile } from '../../src/report/scores.ts';
 import { budgetOverTime, outline, sampled, smooth } from '../../src/report/series.ts';
 import { textWidth } from '../../src/report/textWidth.ts';
+import type { MetricsEvent } from '../../src/training/reporter.ts';
+
+it('every line that the trainer writes is one that the report reads (checked by the compiler)', () => {
+  expectTypeOf<MetricsEvent>().toExtend<MetricsLine>();
+});
 
 const series = fc
   .array(fc.double({ min: -100, max: 100, noNaN: true }), { minLength: 1, maxLength: 200 })

@@ -125,6 +125,11 @@ describe('named tasks', () => {
       'Context:\nC.\nQuestion:\nQ?\n',
       'A',
     ],
+    'qa-span': [
+      { context: 'C.', question: 'Q?', answers: [{ text: 'A', answer_start: 0 }] },
+      'Context:\nC.\nQuestion:\nQ?\n',
+      'A',
+    ],
     record: [
       { passage: 'P.', query: 'Q @placeholder', answers: ['A'] },
       'Context:\nP.\nQuestion:\nQ @placeholder\n',
@@ -164,6 +169,11 @@ describe('named tasks', () => {
     expect(() => findTask('e2e').prepare({ tokenizer: bert, maxLength: 32, head: { size: 2 } })).toThrow(
       /head/,
     );
+  });
+
+  it('tell the classes that a new head needs', () => {
+    expect(findTask('trec').labels).toEqual(['ABBR', 'ENTY', 'DESC', 'HUM', 'LOC', 'NUM']);
+    expect(findTask('e2e').labels).toBeUndefined();
   });
 
   it('keep all answers as references', () => {

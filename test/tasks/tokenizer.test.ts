@@ -168,6 +168,16 @@ describe('files of other ages and broken files', () => {
     expect((await loadTokenizer(join(folder, 'onnx'))).eosId).toBe(2);
   });
 
+  it('takes the end token from config.json where no tokenizer file names it', async () => {
+    const folder = copy('llama', (json) => json);
+    writeFileSync(join(folder, 'tokenizer_config.json'), '{"bos_token": "<s>"}');
+    writeFileSync(
+      join(folder, 'config.json'),
+      '{"eos_token_id": [2, 0], "bos_token_id": 7, "pad_token_id": null}',
+    );
+    expect(await loadTokenizer(folder)).toMatchObject({ bosId: 1, eosId: 2, padId: 2 });
+  });
+
   it('names the file that is missing, cut short or of an unknown kind', async () => {
     const missing = join(tmpdir(), 'no-such-model');
     await expect(loadTokenizer(missing)).rejects.toMatchObject({

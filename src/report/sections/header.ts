@@ -25,6 +25,14 @@ function state(run: Run): Html {
 const known = (value: unknown): value is string | number =>
   typeof value === 'string' || typeof value === 'number';
 
+/** The folder that a model path ends in: `models/gpt2/onnx/model.onnx` -> `gpt2`. The path itself stands in the record. */
+function modelName(path: string): string {
+  const parts = path
+    .split(/[\\/]/)
+    .filter((part) => part !== '' && part !== 'onnx' && !part.endsWith('.onnx'));
+  return parts.at(-1) ?? path;
+}
+
 /** What was run, in a sentence. */
 export function header(run: Run): Html {
   const get = (path: string) => setting(run.config, path);
@@ -47,7 +55,7 @@ export function header(run: Run): Html {
       ? `${integer(step)} of ${integer(planned)} steps`
       : `${integer(step)} steps`;
   const pieces = [
-    known(strategy) && known(model) && `${strategy} on ${model}`,
+    known(strategy) && known(model) && `${strategy} on ${modelName(String(model))}`,
     known(task) && `task ${task}`,
     budget,
     steps,
@@ -97,7 +105,7 @@ function facts(run: Run): Html {
       fact(
         'Time',
         duration(result.seconds),
-        result.secondsAllocating ? `${duration(result.secondsAllocating)} of it moving ranks` : undefined,
+        result.allocations > 0 ? `${duration(result.secondsAllocating)} of it moving ranks` : undefined,
       ),
     );
     if (result.peakMemory) items.push(fact('Peak memory', bytes(result.peakMemory)));

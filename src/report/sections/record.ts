@@ -58,7 +58,9 @@ ${rows([
   ['seed', get('train.seed')],
   ['device', get('runtime.device')],
   ['configuration hash', result?.configHash],
-  ...Object.entries(result?.hashes ?? {}).map(([role, hash]) => [`sha256 of ${role}`, hash] as const),
+  ...Object.entries(result?.hashes ?? {})
+    .filter(([, hash]) => hash !== result?.configHash)
+    .map(([role, hash]) => [`sha256 of ${role}`, hash] as const),
   ...Object.entries(result?.versions ?? {}),
 ])}
 <details><summary>run.yaml, as resolved</summary><pre>${run.source}</pre></details>

@@ -31,6 +31,7 @@ export function namedTask(spec: NamedTask): Task {
   return {
     name,
     fields,
+    ...('labels' in spec ? { labels: spec.labels } : {}),
     prepare(context) {
       const { head } = context;
       if (!('labels' in spec)) {

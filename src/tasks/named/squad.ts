@@ -24,14 +24,20 @@ const answer = (row: Row) => {
   return { completion: references[0] as string, references };
 };
 
+const questionOnContext = (name: string) =>
+  namedTask({
+    name,
+    fields: ['context', 'question', 'answers'],
+    textMetrics: ['f1', 'em'],
+    prompt: (row) => `Context:\n${stringField(row, 'context')}\nQuestion:\n${stringField(row, 'question')}`,
+    answer,
+  });
+
 /** SQuAD 1.1: context, question, answers; the first answer is learnt. Template: ALoRA paper, appendix C. */
-export const squad = namedTask({
-  name: 'squad',
-  fields: ['context', 'question', 'answers'],
-  textMetrics: ['f1', 'em'],
-  prompt: (row) => `Context:\n${stringField(row, 'context')}\nQuestion:\n${stringField(row, 'question')}`,
-  answer,
-});
+export const squad = questionOnContext('squad');
+
+/** Questions on a context in SQuAD's fields: a decoder learns to write the first answer. */
+export const qaSpan = questionOnContext('qa-span');
 
 /** ReCoRD (SuperGLUE): passage, query with @placeholder, answers. Template: ALoRA paper, appendix C. */
 export const record = namedTask({

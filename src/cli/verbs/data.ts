@@ -1,0 +1,39 @@
+import type { Command } from 'commander';
+import { dataSummary, dataView } from '../dataView.ts';
+import { example, integer, jsonOption, openRunFile, printJson, setOption } from '../options.ts';
+import { coloursFor } from '../terminal.ts';
+
+interface Options {
+  readonly set: readonly string[];
+  readonly rows: number;
+  readonly json?: boolean;
+}
+
+export function addVerb(program: Command): void {
+  const command = program
+    .command('data')
+    .argument('<run.yaml>', 'run file')
+    .description('show rows as the model sees them, what of them is trained, and what was left out')
+    .option('--rows <n>', 'rows to show', integer(0), 3)
+    .addOption(setOption())
+    .addOption(jsonOption())
+    .action((file: string, options: Options) => showData(file, options));
+  example(command, 'onnx-alora data run.yaml --rows 10');
+}
+
+async function showData(file: string, { set, rows, json }: Options): Promise<void> {
+  const { config } = await openRunFile(file, set);
+  const [{ openModel }, { loadRunData }] = await Promise.all([
+    import('../../training/assemble.ts'),
+    import('../../training/data.ts'),
+  ]);
+  const model = openModel(config.model);
+  try {
+    const { splits, tokenizer, warnings } = await loadRunData(config, model);
+    if (json) return printJson({ splits: dataSummary(splits), warnings });
+    for (const warning of warnings) process.stderr.write(`warning: ${warning}\n`);
+    process.stdout.write(`${dataView(splits, tokenizer, rows, coloursFor(process.stdout))}\n`);
+  } finally {
+    model.workspace.close();
+  }
+}

@@ -1,0 +1,37 @@
+import { type Command, Option } from 'commander';
+import { decimal, plural } from '../format.ts';
+import { example, jsonOption, openRunFile, printJson, setOption } from '../options.ts';
+
+interface Options {
+  readonly set: readonly string[];
+  readonly adapter?: string;
+  readonly split?: 'train' | 'dev' | 'test';
+  readonly json?: boolean;
+}
+
+export function addVerb(program: Command): void {
+  const command = program
+    .command('eval')
+    .argument('<run.yaml>', 'run file')
+    .description("loss and the task's metrics of a split; without an adapter, the base model's")
+    .option('--adapter <dir>', 'adapter in PEFT format')
+    .addOption(
+      new Option('--split <split>', 'rows to evaluate').choices(['train', 'dev', 'test']).default('dev'),
+    )
+    .addOption(setOption())
+    .addOption(jsonOption())
+    .action((file: string, options: Options) => evaluateSplit(file, options));
+  example(command, 'onnx-alora eval run.yaml --adapter runs/run/best --split test');
+}
+
+async function evaluateSplit(file: string, { set, adapter, split, json }: Options): Promise<void> {
+  const { config, strategies } = await openRunFile(file, set);
+  const { evaluate } = await import('../../index.ts');
+  const result = await evaluate(config, { strategies, adapter, split });
+  if (json) return printJson({ adapter: adapter ?? null, ...result });
+  const scores = { loss: result.loss, ...result.metrics };
+  const width = Math.max(...Object.keys(scores).map((name) => name.length));
+  process.stdout.write(`${result.split} · ${plural(result.rows, 'row')} · ${adapter ?? 'base model'}\n`);
+  for (const [name, value] of Object.entries(scores))
+    process.stdout.write(`${name.padEnd(width)}  ${decimal(value)}\n`);
+}

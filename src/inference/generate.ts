@@ -1,0 +1,98 @@
+import { existsSync, readFileSync } from 'node:fs';
+import { join } from 'node:path';
+import { findModel } from '../runtime/modelDirectory.ts';
+import type { RuntimeOptions } from '../runtime/session.ts';
+import { endTokens, generateText } from '../runtime/textGeneration.ts';
+import { openWorkspace } from '../runtime/workspace.ts';
+import { loadTokenizer } from '../tasks/tokenizer.ts';
+import { contextOf } from '../training/data.ts';
+import { openDecoder } from './openDecoder.ts';
+
+export interface GenerateOptions extends Partial<RuntimeOptions> {
+  /** Model directory (base or merged), or an .onnx file. */
+  readonly model: string;
+  readonly file?: string;
+  /** Adapter folder in PEFT format. */
+  readonly adapter?: string;
+  readonly prompt: string;
+  readonly maxNewTokens?: number;
+  /** Above 0: sampling; 0 or absent: greedy. */
+  readonly temperature?: number;
+  readonly topK?: number;
+  readonly topP?: number;
+  readonly repetitionPenalty?: number;
+  /** Above 1: beam search with so many beams; not together with a temperature. */
+  readonly beams?: number;
+  readonly seed?: number;
+  /** Called with each piece of text as it is written; not by beam search. */
+  readonly onText?: (text: string) => void;
+  readonly signal?: AbortSignal;
+}
+
+export interface GenerateResult {
+  readonly prompt: string;
+  /** The new text, special tokens left out. */
+  readonly text: string;
+  readonly tokens: number;
+  readonly finish: 'end' | 'length' | 'interrupted';
+  readonly tokensPerSecond: number;
+}
+
+/** Continues a prompt with a model, or with a model and an adapter. */
+export async function generateFrom(options: GenerateOptions): Promise<GenerateResult> {
+  const directory = findModel(options.model, { file: options.file, purpose: 'generation' });
+  const tokenizer = await loadTokenizer(directory.folder);
+  const runtime = { device: options.device ?? 'cpu', threads: options.threads ?? 0 } as const;
+  const workspace = openWorkspace();
+  try {
+    const { decoder, close } = await openDecoder(directory, options.adapter, workspace, runtime);
+    const prompt = tokenizer.encode(options.prompt).ids;
+    const written: number[] = [];
+    let shown = '';
+    const begun = performance.now();
+    const sampled = options.temperature !== undefined && options.temperature > 0;
+    const { temperature = 1, topK, topP, seed } = options;
+    const generation = await generateText(decoder, prompt, {
+      maxNewTokens: options.maxNewTokens ?? 64,
+      endTokens: endsOf(directory.folder, directory.config, tokenizer.eosId),
+      sampling: sampled ? { temperature, topK, topP, seed } : undefined,
+      beams: options.beams !== undefined && options.beams > 1 ? { beams: options.beams } : undefined,
+      repetitionPenalty: options.repetitionPenalty,
+      contextLength: contextOf(directory.config),
+      signal: options.signal,
+      onToken(token) {
+        written.push(token);
+        const text = tokenizer.decode(written, { skipSpecial: true });
+        // A character that is cut over several tokens shows as a replacement mark until it is whole.
+        if (text.endsWith('\ufffd')) return;
+        options.onText?.(text.slice(shown.length));
+        shown = text;
+      },
+    });
+    await close();
+    const seconds = (performance.now() - begun) / 1000;
+    return {
+      prompt: options.prompt,
+      text: tokenizer.decode(generation.tokens, { skipSpecial: true }),
+      tokens: generation.tokens.length,
+      finish: generation.finish,
+      tokensPerSecond: generation.tokens.length / seconds,
+    };
+  } finally {
+    workspace.close();
+  }
+}
+
+/** End tokens of generation_config.json, config.json, or the tokenizer, in this order. */
+function endsOf(
+  folder: string,
+  config: Readonly<Record<string, unknown>>,
+  eosId: number | undefined,
+): number[] {
+  const path = join(folder, 'generation_config.json');
+  const generation = existsSync(path)
+    ? (JSON.parse(readFileSync(path, 'utf8')) as Record<string, unknown>)
+    : {};
+  const ends = endTokens(generation, config);
+  return ends.length > 0 || eosId === undefined ? ends : [eosId];
+}

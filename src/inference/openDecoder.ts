@@ -1,0 +1,75 @@
+import { AdapterSet } from '../adapters/adapterSet.ts';
+import { injectGatedLowRank } from '../adapters/lowRank.ts';
+import type { LinearModule } from '../adapters/module.ts';
+import { type LoadedPeftAdapter, readPeft } from '../adapters/peft.ts';
+import { openRewriter, parameterInput } from '../adapters/rewriter.ts';
+import { findLinearModules } from '../adapters/targets.ts';
+import { AloraError } from '../errors.ts';
+import { readModel } from '../onnx/decode.ts';
+import type { Model } from '../onnx/graph.ts';
+import { inlineIf } from '../passes/inlineIf.ts';
+import { widen } from '../passes/widen.ts';
+import { type Decoder, sessionDecoder } from '../runtime/decoder.ts';
+import { parameterFeeds } from '../runtime/feeds.ts';
+import type { ModelDirectory } from '../runtime/modelDirectory.ts';
+import { type Feeds, openSession, type RuntimeOptions } from '../runtime/session.ts';
+import type { Workspace } from '../runtime/workspace.ts';
+import { loadFactors, modulesOfAdapter } from '../training/adapterFiles.ts';
+
+export interface OpenDecoder {
+  readonly decoder: Decoder;
+  close(): Promise<void>;
+}
+
+/**
+ * Opens a decoder file for text generation. Without an adapter the file runs as it is; with one, its fused
+ * operators and cache stay and the adapter's factors become inputs beside its linear layers.
+ */
+export async function openDecoder(
+  directory: ModelDirectory,
+  adapter: string | undefined,
+  workspace: Workspace,
+  runtime: RuntimeOptions,
+): Promise<OpenDecoder> {
+  const model = readModel(directory.file);
+  if (!model.graph.outputs.some((value) => value.name === 'logits'))
+    throw new AloraError('model', 'MODEL_NOT_DECODER', 'The model does not write text', {
+      where: directory.file,
+      got: model.graph.outputs.map((value) => value.name).join(', '),
+      allowed: 'a decoder whose output is logits',
+      fix: 'Use a decoder such as GPT-2 or Llama; encoders are scored with `onnx-alora eval`.',
+    });
+  if (adapter === undefined) {
+    const session = await openSession(directory.file, runtime);
+    return { decoder: sessionDecoder(session), close: () => session.release() };
+  }
+  const constants = injectFinished(model, readPeft(adapter), directory);
+  workspace.shareWeights(model.graph);
+  const session = await openSession(workspace.write('decoder', model), runtime);
+  return { decoder: sessionDecoder(session, constants), close: () => session.release() };
+}
+
+/** Adds a finished adapter to an inference graph; returns what feeds its inputs. */
+function injectFinished(model: Model, adapter: LoadedPeftAdapter, directory: ModelDirectory): Feeds {
+  // Adapters are float32; a branch on use_cache_branch would hide the layers.
+  inlineIf(model);
+  widen(model);
+  const modules = modulesOfAdapter(adapter, findLinearModules(model, directory.config));
+  const scalings = new Map([...adapter.modules].map(([name, { scale }]) => [name, scale]));
+  const sites = new Map(
+    modules.map((module) => [
+      module,
+      module.uses.map((use) => ({ input: use.input, output: use.output, weight: module.weight })),
+    ]),
+  );
+  const session = openRewriter(model.graph, sites, {
+    budget: { parameters: 0, rank: 1, at: 'final' },
+    scalings,
+  });
+  for (const module of modules) session.injectAt(module, (rewriter) => injectGatedLowRank(rewriter, module));
+  const ranks = modules.map((module: LinearModule) => adapter.modules.get(module.name)!.rank);
+  const adapters = new AdapterSet(modules, session.parameters, ranks, 0);
+  loadFactors(adapters, adapter, []);
+  const inputs = new Set(adapters.slots.map((slot) => parameterInput(slot.module, slot.spec.role)));
+  return parameterFeeds(adapters, inputs);
+}

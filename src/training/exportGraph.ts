@@ -1,0 +1,95 @@
+import { existsSync, readdirSync } from 'node:fs';
+import { join } from 'node:path';
+import type { RunConfig } from '../config/schema.ts';
+import { AloraError } from '../errors.ts';
+import type { Model, Value } from '../onnx/graph.ts';
+import {
+  evaluationGraph,
+  gateGradientGraph,
+  inputNames,
+  outputNames,
+  stepGraph,
+} from '../runtime/trainingGraph.ts';
+import { openWorkspace } from '../runtime/workspace.ts';
+import { saveRunAdapter } from './adapterFiles.ts';
+import type { StrategyRegistry } from './assemble.ts';
+import { writeFileAtomic } from './runFolder.ts';
+import { prepareRun } from './train.ts';
+
+export interface ExportResult {
+  readonly folder: string;
+  readonly files: readonly string[];
+}
+
+/** What each input and output is for, so that a trainer in any language can feed the graphs. */
+const meanings: Readonly<Record<string, string>> = {
+  [inputNames.rows]:
+    'positions of the trained tokens in the flattened [batch * length], or rows for classification',
+  [inputNames.targets]: 'token or class to predict at each of rows',
+  [inputNames.lossScale]:
+    'weight of one trained token in the gradient: 1 / trained tokens of the optimizer step',
+  [inputNames.penaltyScale]: "weight of the strategy's penalty: 1 on one micro-batch of a step, else 0",
+  [outputNames.losses]: 'cross-entropy at each of rows, in nats',
+  [outputNames.predictions]: 'most likely token or class at each of rows',
+  [outputNames.rowLogits]: 'logits at each of rows',
+};
+
+/**
+ * Writes the graphs of a run as plain ONNX files with a manifest: the training step, evaluation, gate gradients,
+ * one shared weight file, and the initial adapter in PEFT format.
+ */
+export async function exportRunGraph(
+  config: RunConfig,
+  strategies: StrategyRegistry,
+  out: string,
+): Promise<ExportResult> {
+  if (existsSync(out) && readdirSync(out).length > 0)
+    throw new AloraError('storage', 'OUTPUT_EXISTS', 'The output folder is not empty', {
+      where: out,
+      fix: 'Choose another folder with --out.',
+    });
+  const workspace = openWorkspace({ folder: out });
+  const run = await prepareRun(config, strategies, workspace);
+  try {
+    const hasGates = run.adapters.modules.every((module) => run.adapters.has(module, 'gate'));
+    const graphs: Record<string, Model> = {
+      step: stepGraph(run.adapted),
+      evaluation: evaluationGraph(run.adapted),
+      ...(hasGates ? { 'gate-gradients': gateGradientGraph(run.adapted) } : {}),
+    };
+    const described = Object.entries(graphs).map(([name, model]) => {
+      workspace.write(name, model);
+      return [
+        name,
+        {
+          file: `${name}.onnx`,
+          inputs: model.graph.inputs.filter((value) => !value.initializer).map(describeValue),
+          outputs: model.graph.outputs.map(describeValue),
+        },
+      ] as const;
+    });
+    saveRunAdapter(join(out, 'adapter'), run);
+    const manifest = {
+      format: 1,
+      strategy: run.strategy.name,
+      opset: run.backbone.model.opsets.get(''),
+      graphs: Object.fromEntries(described),
+      modules: run.adapters.modules.map((module) => ({
+        name: module.name,
+        in: module.in,
+        out: module.out,
+        rank: run.adapters.rank(module),
+        scaling: run.scaling(module),
+      })),
+      adapter: 'adapter',
+    };
+    writeFileAtomic(join(out, 'manifest.json'), `${JSON.stringify(manifest, null, 2)}\n`);
+    return { folder: out, files: readdirSync(out).sort() };
+  } finally {
+    await run.close();
+  }
+}
+
+function describeValue(value: Value) {
+  return { name: value.name, dtype: value.dtype, shape: value.shape, meaning: meanings[value.name] };
+}

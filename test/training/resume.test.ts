@@ -1,0 +1,161 @@
+import {
+  appendFileSync,
+  cpSync,
+  existsSync,
+  mkdtempSync,
+  readdirSync,
+  readFileSync,
+  rmSync,
+  truncateSync,
+  writeFileSync,
+} from 'node:fs';
+import { tmpdir } from 'node:os';
+import { join } from 'node:path';
+import { afterAll, beforeAll, describe, expect, it } from 'vitest';
+import type { AloraError } from '../../src/errors.ts';
+import * as strategies from '../../src/strategies.ts';
+import type { MetricsEvent, Reporter } from '../../src/training/reporter.ts';
+import { trainRun } from '../../src/training/train.ts';
+import { tinyRun } from './runs.ts';
+
+const scratch = mkdtempSync(join(tmpdir(), 'onnx-alora-resume-'));
+afterAll(() => rmSync(scratch, { recursive: true }));
+
+const changes = { adapter: { dropout: 0.1 }, train: { accumulate: 2 } };
+
+/** metrics.jsonl without the clock. */
+function metrics(folder: string): MetricsEvent[] {
+  const lines = readFileSync(join(folder, 'metrics.jsonl'), 'utf8').trim().split('\n');
+  return lines.map((line) => ({ ...JSON.parse(line), ms: undefined }) as MetricsEvent);
+}
+
+function weights(folder: string, kind = 'adapter'): Buffer {
+  return readFileSync(join(folder, kind, 'adapter_model.safetensors'));
+}
+
+/** Aborts after the given step, as Ctrl-C does. */
+async function interrupted(folder: string, at: number): Promise<AloraError> {
+  const abort = new AbortController();
+  const stop: Reporter = { onStep: ({ step }) => step === at && abort.abort() };
+  return trainRun(tinyRun(folder, changes), { strategies, reporters: [stop], signal: abort.signal }).then(
+    () => expect.unreachable('the run was not interrupted'),
+    (error: AloraError) => error,
+  );
+}
+
+describe('resuming', () => {
+  const whole = join(scratch, 'whole');
+  beforeAll(async () => {
+    await trainRun(tinyRun(whole, changes), { strategies });
+  });
+
+  function expectSame(folder: string) {
+    expect(metrics(folder)).toEqual(metrics(whole));
+    expect(weights(folder)).toEqual(weights(whole));
+    expect(weights(folder, 'best')).toEqual(weights(whole, 'best'));
+    const result = (path: string) => {
+      const {
+        seconds: _s,
+        secondsAllocating: _a,
+        peakMemory: _m,
+        ...rest
+      } = JSON.parse(readFileSync(join(path, 'result.json'), 'utf8'));
+      return rest;
+    };
+    expect(result(folder)).toEqual(result(whole));
+  }
+
+  it('after an interruption is bit-equal to never having stopped', async () => {
+    const folder = join(scratch, 'interrupted');
+    const error = await interrupted(folder, 7);
+    expect(error).toMatchObject({ code: 'INTERRUPTED', exitCode: 130 });
+    expect(existsSync(join(folder, 'result.json'))).toBe(false);
+    await trainRun(tinyRun(folder, changes), { strategies, resume: true });
+    expectSame(folder);
+  });
+
+  it('cuts back what came after the checkpoint, a torn last line included', async () => {
+    const folder = join(scratch, 'torn');
+    await interrupted(folder, 8);
+    rmSync(join(folder, 'checkpoints', 'step-000008'), { recursive: true });
+    appendFileSync(join(folder, 'metrics.jsonl'), '{"event":"step","step":9,"lo');
+    await trainRun(tinyRun(folder, changes), { strategies, resume: true });
+    expectSame(folder);
+  });
+
+  it('falls back to the older checkpoint with a warning when the newest is damaged', async () => {
+    const folder = join(scratch, 'damaged');
+    await interrupted(folder, 7);
+    truncateSync(join(folder, 'checkpoints', 'step-000007', 'arena.bin'), 100);
+    const warnings: string[] = [];
+    await trainRun(tinyRun(folder, changes), {
+      strategies,
+      resume: true,
+      reporters: [{ onWarning: (message) => warnings.push(message) }],
+    });
+    expect(warnings.join()).toContain('step-000007');
+    expectSame(folder);
+  });
+
+  it('refuses to start over silently when no checkpoint can be read', async () => {
+    const folder = join(scratch, 'unreadable');
+    await interrupted(folder, 7);
+    for (const name of readdirSync(join(folder, 'checkpoints')))
+      writeFileSync(join(folder, 'checkpoints', name, 'state.json'), 'nonsense');
+    const before = readFileSync(join(folder, 'metrics.jsonl'));
+    await expect(trainRun(tinyRun(folder, changes), { strategies, resume: true })).rejects.toMatchObject({
+      code: 'CHECKPOINT_UNREADABLE',
+      exitCode: 7,
+    });
+    expect(readFileSync(join(folder, 'metrics.jsonl'))).toEqual(before);
+  });
+
+  it('refuses another configuration', async () => {
+    const folder = join(scratch, 'other');
+    await interrupted(folder, 4);
+    const other = tinyRun(folder, { ...changes, train: { ...changes.train, learningRate: 1e-2 } });
+    await expect(trainRun(other, { strategies, resume: true })).rejects.toMatchObject({
+      code: 'CHECKPOINT_OTHER_RUN',
+      exitCode: 3,
+    });
+  });
+
+  it('starts at step 0 in a missing folder and changes nothing in a finished run', async () => {
+    const folder = join(scratch, 'fresh');
+    await trainRun(tinyRun(folder, changes), { strategies, resume: true });
+    expectSame(folder);
+    const before = readdirSync(folder, { recursive: true }).map((name) => [
+      name,
+      statOf(folder, String(name)),
+    ]);
+    await trainRun(tinyRun(folder, changes), { strategies, resume: true });
+    expect(
+      readdirSync(folder, { recursive: true }).map((name) => [name, statOf(folder, String(name))]),
+    ).toEqual(before);
+  });
+
+  it('keeps the newest two checkpoints', () => {
+    expect(readdirSync(join(whole, 'checkpoints')).sort()).toEqual(['step-000006', 'step-000009']);
+  });
+
+  it('leaves a used folder alone without --resume or --force, and force replaces only what a run writes', async () => {
+    const folder = join(scratch, 'used');
+    cpSync(whole, folder, { recursive: true });
+    writeFileSync(join(folder, 'notes.txt'), 'mine');
+    await expect(trainRun(tinyRun(folder, changes), { strategies })).rejects.toMatchObject({
+      code: 'OUTPUT_EXISTS',
+      exitCode: 7,
+    });
+    await trainRun(tinyRun(folder, changes), { strategies, force: true });
+    expect(readFileSync(join(folder, 'notes.txt'), 'utf8')).toBe('mine');
+    expectSame(folder);
+  });
+});
+
+function statOf(folder: string, name: string): string {
+  try {
+    return readFileSync(join(folder, name)).toString('base64');
+  } catch {
+    return 'folder';
+  }
+}
