@@ -1,6 +1,7 @@
 import type { Model } from '../onnx/graph.ts';
 import { emptyCache } from './emptyCache.ts';
 import { fold } from './fold.ts';
+import { lower } from './lower.ts';
 import { keepOutputs } from './prune.ts';
 import { widen } from './widen.ts';
 
@@ -10,7 +11,7 @@ export interface PrepareOptions {
 }
 
 /**
- * Makes an inference export fit for training, in place: no cache, float32, no shape arithmetic that can be known
+ * Makes an inference export fit for training, in place: no cache, float32, no fused operators, no shape arithmetic that can be known
  * beforehand, every value typed. What stays of the inputs is in `graph.inputs`.
  */
 export function prepareForTraining(model: Model, { outputs }: PrepareOptions): void {
@@ -18,4 +19,5 @@ export function prepareForTraining(model: Model, { outputs }: PrepareOptions): v
   widen(model);
   keepOutputs(model.graph, outputs);
   fold(model);
+  if (lower(model) > 0) fold(model);
 }

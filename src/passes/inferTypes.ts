@@ -7,6 +7,8 @@ import { canonical } from './symbolic.ts';
 export interface Types {
   /** Elements of small tensors (shapes, indices, scalars) as numbers or lengths; null for elements not known. */
   items(value: Value): readonly Dim[] | undefined;
+  /** Types the outputs of a node that was added since, whose inputs are typed. */
+  extend(node: Node): void;
 }
 
 /**
@@ -20,14 +22,13 @@ export interface Types {
  * a constant table at a symbolic position stays inside the table.
  */
 export function inferTypes(model: Model): Types {
-  const inference = new Inference(model.opsets.get('') ?? 1);
+  const inference = new Inference();
   inference.graph(model.graph);
-  return { items: (value) => inference.items(value) };
+  return { items: (value) => inference.items(value), extend: (node) => inference.node(node) };
 }
 
 class Inference implements Scope {
   private readonly known = new Map<Value, readonly Dim[] | undefined>();
-  constructor(readonly opset: number) {}
 
   graph(graph: Graph): void {
     graph.sort();
@@ -52,7 +53,7 @@ class Inference implements Scope {
     return branch.outputs.map(({ dtype, shape }) => ({ dtype, shape }));
   }
 
-  private node(node: Node): void {
+  node(node: Node): void {
     const inferred = ruleFor(node)?.(node, this);
     node.outputs.forEach((value, i) => {
       const type = inferred?.[i];

@@ -12,8 +12,6 @@ export interface Inferred {
 }
 
 export interface Scope {
-  /** Operator set version of ai.onnx. */
-  readonly opset: number;
   /** Elements of a small tensor: lengths and sums of lengths for integers, plain numbers for floats, 0 and 1 for booleans. */
   items(value: Value | null | undefined): readonly Dim[] | undefined;
   /** Infers a subgraph and returns what is known of its outputs. */

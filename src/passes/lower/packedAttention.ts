@@ -1,0 +1,45 @@
+import type { Value } from '../../onnx/graph.ts';
+import { causalBias, fromHeads, scaledDotProduct, toHeads } from './attentionCore.ts';
+import type { Lowering } from './lowering.ts';
+import { keyMask } from './multiHeadAttention.ts';
+
+/**
+ * com.microsoft Attention without a cache: x [B, S, in], weight [in, q | k | v] and bias of the three projections
+ * -> [B, S, H*Dv]; the present output is [2, B, H, S, D].
+ */
+export const packedAttention: Lowering = (node, at) => {
+  const heads = node.int('num_heads', 0);
+  at.noCache(4, 3);
+  if (node.int('do_rotary', 0) !== 0) at.refuse('it rotates positions');
+  const [x, weight] = [at.input(0), at.input(1)];
+  const third = at.known(weight, 1) / 3;
+  const widths = node.ints('qkv_hidden_sizes') ?? [third, third, third];
+  let projected = at.main('MatMul', [x, weight]);
+  if (node.inputs[2]) projected = at.op('Add', [projected, node.inputs[2]]);
+  const [query, key, value] = at
+    .split(projected, widths, 2)
+    .map((part, i) => toHeads(at, part, heads, widths[i]! / heads)) as [Value, Value, Value];
+  const size = widths[0]! / heads;
+  const biases = [
+    ...(node.inputs[3] ? [keyMask(at, node.inputs[3], key)] : []),
+    ...(node.inputs[5] ? [node.inputs[5]] : []),
+    ...(node.int('unidirectional', 0) !== 0 ? [causalBias(at, query, key)] : []),
+  ];
+  const scale = node.float('scale', 0) || 1 / Math.sqrt(size);
+  const valueSize = widths[2]! / heads;
+  const output = scaledDotProduct(at, {
+    query,
+    key,
+    value,
+    heads,
+    keyHeads: heads,
+    valueSize,
+    scale,
+    biases,
+  });
+  const present = () => at.op('Concat', [at.unsqueeze(key, [0]), at.unsqueeze(value, [0])], { axis: 0 });
+  return [fromHeads(at, output, widths[2]!), node.outputs[1] ? present() : null].slice(
+    0,
+    node.outputs.length,
+  );
+};
