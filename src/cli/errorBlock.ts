@@ -60,8 +60,7 @@ export function errorBlock(thrown: unknown, colours: Colours, verbose: boolean):
   };
   const { where, got, allowed, didYouMean, fix, also = [] } = error?.details ?? {};
   detail('where', where && oneLine(where));
-  if (got !== undefined)
-    detail('got', oneLine(typeof got === 'string' ? got : (JSON.stringify(got) ?? String(got))));
+  if (got !== undefined) detail('got', oneLine(typeof got === 'object' ? JSON.stringify(got) : String(got)));
   detail('allowed', typeof allowed === 'string' ? oneLine(allowed) : allowed && shortList(allowed));
   detail('did you mean', didYouMean);
   detail(

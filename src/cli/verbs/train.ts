@@ -2,6 +2,7 @@ import type { Command } from 'commander';
 import { AloraError } from '../../errors.ts';
 import type { Reporter } from '../../training/reporter.ts';
 import { example, jsonOption, openRunFile, printJson, setOption } from '../options.ts';
+import { shortPath } from '../paths.ts';
 import { printPlan } from '../plan.ts';
 import { trainScreen } from '../screen.ts';
 
@@ -43,17 +44,25 @@ async function runTraining(file: string, options: Options): Promise<void> {
   const { signal, release } = interruption();
   const screen = options.json ? undefined : trainScreen(process.stdout, process.stderr);
   const quiet: Reporter = { onWarning: (message) => process.stderr.write(`warning: ${message}\n`) };
+  let ran = false;
+  const watch: Reporter = {
+    onRunStart: () => {
+      ran = true;
+    },
+  };
   try {
     const result = await train(config, {
       strategies,
       resume: options.resume,
       force: options.force,
-      reporters: [screen ?? quiet],
+      reporters: [screen ?? quiet, watch],
       signal,
       command: `onnx-alora ${process.argv.slice(2).join(' ')}`,
     });
-    await drawReport(config.output);
+    // --resume changes nothing in a finished run.
+    if (ran) await drawReport(config.output);
     if (options.json) printJson(result);
+    else if (!ran) process.stdout.write(`${shortPath(config.output)} is finished already: nothing to do\n`);
   } finally {
     screen?.close();
     release();
