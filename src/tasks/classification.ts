@@ -1,6 +1,5 @@
 import { AloraError } from '../errors.ts';
-import { headLabels, resolveLabel } from './labels.ts';
-import { encodePrompt } from './prompt.ts';
+import { encodeLabelWord, headLabels, resolveLabel } from './labels.ts';
 import {
   anyField,
   type ClassificationHead,
@@ -99,9 +98,9 @@ function labelWords(labels: readonly string[] | undefined): readonly string[] {
 /**
  * Task `classification`: fields `text`, optionally `text_pair`, and `label` (an integer, or a name).
  *
- * A model with a head predicts one class per row. A decoder learns to write the label's word (`data.labels`) after the
- * text and a line end; a row counts as right when every token of the word and the end token are the most likely ones,
- * which is when greedy decoding writes exactly this word.
+ * A model with a head predicts one class per row. A decoder learns to write the label's word (`data.labels`) and the end
+ * token after the text and a line end; a row counts as right when every token of the word is the most likely one, which
+ * is when greedy decoding begins with this word.
  */
 export const classification: Task = {
   name: 'classification',
@@ -118,10 +117,7 @@ export const classification: Task = {
         const text = stringField(row, 'text');
         const label = resolveLabel(anyField(row, 'label'), words, row, 'label');
         const prompt = pair === undefined ? `${text}\n` : `${text}\n${pair}\n`;
-        return encodePrompt(
-          { prompt, completion: words[label] as string },
-          { ...context, source: row.source },
-        );
+        return encodeLabelWord(prompt, { words, label }, { ...context, source: row.source });
       },
     };
   },

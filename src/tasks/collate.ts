@@ -19,6 +19,8 @@ export interface Batch {
   readonly rows: BigInt64Array;
   /** [n]: the token id or class to predict at each of `rows`. */
   readonly targets: BigInt64Array;
+  /** Places (0 .. n - 1) that do not count for `accuracy`. */
+  readonly uncounted: ReadonlySet<number>;
   /** Input tokens without padding. */
   readonly tokens: number;
   /** n. */
@@ -46,6 +48,7 @@ export function collate(examples: readonly Example[], { padId, padTo = 0, indice
   const tokenTypeIds = examples.some(({ typeIds }) => typeIds) ? new BigInt64Array(size * length) : undefined;
   const rows: bigint[] = [];
   const targets: bigint[] = [];
+  const uncounted = new Set<number>();
   let tokens = 0;
   examples.forEach((example, b) => {
     tokens += example.ids.length;
@@ -60,6 +63,7 @@ export function collate(examples: readonly Example[], { padId, padTo = 0, indice
       rows.push(BigInt(kind === 'sequence' ? b : b * length + t));
       targets.push(BigInt(target));
     });
+    if (example.endUncounted) uncounted.add(rows.length - 1);
   });
   return {
     kind,
@@ -71,6 +75,7 @@ export function collate(examples: readonly Example[], { padId, padTo = 0, indice
     positionIds,
     rows: BigInt64Array.from(rows),
     targets: BigInt64Array.from(targets),
+    uncounted,
     tokens,
     labels: rows.length,
     examples: indices ?? examples.map((_, b) => b),

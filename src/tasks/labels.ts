@@ -1,5 +1,14 @@
 import { AloraError, nearest } from '../errors.ts';
-import { type ClassificationHead, formatSource, type Row } from './task.ts';
+import { encodePrompt } from './prompt.ts';
+import {
+  type ClassificationHead,
+  type Dropped,
+  type Example,
+  formatSource,
+  isDropped,
+  type Row,
+  type TaskContext,
+} from './task.ts';
 
 /** Names of the head's classes in order; `LABEL_3` and the like where the model names none. */
 export function headLabels({ size, id2label }: ClassificationHead): string[] {
@@ -35,4 +44,20 @@ export function resolveLabel(value: unknown, names: readonly string[], row: Row,
     fix:
       value === -1 ? 'rows without a label (-1) cannot be used: remove them' : `correct the row's ${field}`,
   });
+}
+
+/**
+ * A decoder's way to say a class: the prompt, then the word, then the end token. The end token is learnt but does not
+ * count for `accuracy`, unless one word begins another and only the end tells them apart.
+ */
+export function encodeLabelWord(
+  prompt: string,
+  { words, label }: { words: readonly string[]; label: number },
+  context: Pick<TaskContext, 'tokenizer' | 'maxLength'> & { source: Row['source'] },
+): Example | Dropped {
+  const example = encodePrompt({ prompt, completion: words[label] as string }, context);
+  if (isDropped(example)) return example;
+  const nested = words.some((word, i) => words.some((other, j) => i !== j && other.startsWith(word)));
+  const ended = example.ids.at(-1) === context.tokenizer.eosId;
+  return { ...example, endUncounted: ended && !nested };
 }

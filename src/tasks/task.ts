@@ -43,6 +43,8 @@ export interface Example {
   readonly completion?: string;
   /** All right answers, where a metric accepts several. */
   readonly references?: readonly string[];
+  /** True when the last trained place is an end token that does not count for `accuracy`. */
+  readonly endUncounted?: boolean;
   /** True when something of the row did not fit in maxLength. */
   readonly truncated?: boolean;
   /** True when a token of the whole text would span the end of the prompt (a prompt that ends with a blank). */

@@ -76,6 +76,9 @@ describe('classification on a decoder', () => {
     const learnt = example.targets.filter((target) => target >= 0);
     expect(gpt2.decode(learnt)).toBe('yes<|endoftext|>');
     expect(encode(task, { text: 'who sleeps?', label: 'yes' }).ids).toEqual(example.ids);
+    expect(example.endUncounted).toBe(true);
+    const nested = classification.prepare({ tokenizer: gpt2, maxLength: 64, labels: ['no', 'now'] });
+    expect(encode(nested, { text: 'who sleeps?', label: 1 }).endUncounted).toBe(false);
   });
 });
 

@@ -28,6 +28,13 @@ describe('predictionMetrics', () => {
     expect(metrics.result()).toMatchObject({ labels: 3, examples: 3, metrics: { accuracy: 2 / 3 } });
   });
 
+  it('leaves an uncounted end token out of accuracy, but not out of tokenAccuracy', () => {
+    const metrics = predictionMetrics(['tokenAccuracy', 'accuracy']);
+    const rows = [{ ...token([4, 9]), endUncounted: true }, token([4, 9])];
+    metrics.add(collate(rows, { padId: 0 }), { losses: 0, predicted: [4, 1, 4, 1] });
+    expect(metrics.result().metrics).toEqual({ tokenAccuracy: 0.5, accuracy: 0.5 });
+  });
+
   it('leaves accuracies out where there are no predictions', () => {
     const metrics = predictionMetrics(['perplexity', 'accuracy']);
     metrics.add(collate([token([1, 2])], { padId: 0 }), { losses: 4 });

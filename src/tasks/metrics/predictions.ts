@@ -23,8 +23,8 @@ export interface MetricResult {
  * Gathers the metrics of a split batch by batch; sums are kept in float64.
  *
  * `tokenAccuracy` is the share of trained places whose most likely token is right. `accuracy` is the share of examples
- * of which every trained place is right: the class of a model with a head; for a decoder exactly the cases in which
- * greedy decoding writes the answer and the end token.
+ * of which every trained place is right: the class of a model with a head; for a decoder the tokens of the label's word,
+ * which is when greedy decoding begins with that word.
  */
 export function predictionMetrics(names: readonly MetricName[]) {
   let loss = 0;
@@ -46,7 +46,7 @@ export function predictionMetrics(names: readonly MetricName[]) {
       const wrong = new Set<number>();
       for (let i = 0; i < batch.labels; i++) {
         if (BigInt(predicted[i] as number | bigint) === batch.targets[i]) rightPlaces++;
-        else wrong.add(exampleOf(batch, i));
+        else if (!batch.uncounted.has(i)) wrong.add(exampleOf(batch, i));
       }
       rightExamples += batch.size - wrong.size;
     },

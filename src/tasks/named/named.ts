@@ -1,6 +1,6 @@
 import { AloraError } from '../../errors.ts';
 import { encodeClassified } from '../classification.ts';
-import { resolveLabel } from '../labels.ts';
+import { encodeLabelWord, resolveLabel } from '../labels.ts';
 import { encodePrompt } from '../prompt.ts';
 import { anyField, type MetricName, type Row, type Task } from '../task.ts';
 
@@ -64,8 +64,9 @@ export function namedTask(spec: NamedTask): Task {
           kind: 'token',
           metrics: ['accuracy'],
           encode: (row) =>
-            encodePrompt(
-              { prompt: `${spec.prompt(row)}\n`, completion: labels[classOf(row)] as string },
+            encodeLabelWord(
+              `${spec.prompt(row)}\n`,
+              { words: labels, label: classOf(row) },
               { ...context, source: row.source },
             ),
         };
