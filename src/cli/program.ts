@@ -4,13 +4,17 @@ import { packageVersion } from './installation.ts';
 import { addVerb as data } from './verbs/data.ts';
 import { addVerb as env } from './verbs/env.ts';
 import { addVerb as evaluate } from './verbs/eval.ts';
+import { addVerb as generate } from './verbs/generate.ts';
+import { addVerb as graph } from './verbs/graph.ts';
 import { addVerb as init } from './verbs/init.ts';
+import { addVerb as inspect } from './verbs/inspect.ts';
+import { addVerb as merge } from './verbs/merge.ts';
 import { addVerb as report } from './verbs/report.ts';
 import { addVerb as schema } from './verbs/schema.ts';
 import { addVerb as train } from './verbs/train.ts';
 
 /** A verb adds its command; one file and one line here. */
-const verbs = [init, data, train, evaluate, report, schema, env];
+const verbs = [init, inspect, data, train, evaluate, generate, merge, graph, report, schema, env];
 
 /** The command line. A mistake in it throws a CommanderError, which `usageError` words as one of ours. */
 export function createProgram(): Command {

@@ -33,6 +33,35 @@ beforeAll(async () => {
 });
 
 const refusals: readonly Refusal[] = [
+  ['no model to generate with', 'generate --prompt hi', 2, 'USAGE_MISSING_MANDATORY_OPTION_VALUE', '--model'],
+  [
+    'a negative temperature',
+    'generate --model m --prompt hi --temperature -1',
+    2,
+    'USAGE_INVALID_ARGUMENT',
+    'at least 0',
+  ],
+  [
+    'half a token',
+    'generate --model m --prompt hi --max-new-tokens 0.5',
+    2,
+    'USAGE_INVALID_ARGUMENT',
+    'an integer, at least 1',
+  ],
+  [
+    'top-k without sampling',
+    'generate --model m --prompt hi --top-k 5',
+    2,
+    'USAGE_CONFLICT',
+    '--temperature',
+  ],
+  [
+    'beams and sampling',
+    'generate --model m --prompt hi --beams 4 --temperature 1',
+    2,
+    'USAGE_CONFLICT',
+    '--beams',
+  ],
   ['a verb with a slip', 'trian run.yaml', 2, 'USAGE_UNKNOWN_COMMAND', 'did you mean: train'],
   ['a flag with a slip', 'train typo.yaml --resum', 2, 'USAGE_UNKNOWN_OPTION', 'did you mean: --resume'],
   ['no run file given', 'train', 2, 'USAGE_MISSING_ARGUMENT', 'run.yaml'],
@@ -101,7 +130,7 @@ describe('the built command line', () => {
     const verbs = [...stdout.matchAll(/^ {2}([a-z]+) .*$/gm)]
       .map(([, verb]) => verb!)
       .filter((verb) => verb !== 'help');
-    expect(verbs.length).toBeGreaterThanOrEqual(7);
+    expect(verbs.length).toBeGreaterThanOrEqual(11);
     for (const verb of verbs)
       expect((await run(dir, [verb, '--help'])).stdout).toMatch(
         new RegExp(`Example:\n {2}onnx-alora ${verb}`),

@@ -1,0 +1,68 @@
+import type { Command } from 'commander';
+import { bytes, plural, rounded, thousands } from '../format.ts';
+import { example, integer, jsonOption, printJson } from '../options.ts';
+import { type Line, panel } from '../panel.ts';
+import { shortPath } from '../paths.ts';
+import { table } from '../table.ts';
+import { coloursFor, isLive, widthOf } from '../terminal.ts';
+
+interface Options {
+  readonly targets: string;
+  readonly file?: string;
+  readonly rows: number;
+  readonly length: number;
+  readonly json?: boolean;
+}
+
+export function addVerb(program: Command): void {
+  const command = program
+    .command('inspect')
+    .argument('<model>', 'model directory or .onnx file')
+    .description('backbone, target modules with the cost of a rank, operators without a gradient, memory')
+    .option(
+      '--targets <list>',
+      'all-linear, or name endings and regular expressions with commas',
+      'all-linear',
+    )
+    .option('--file <name>', 'ONNX file inside the directory')
+    .option('--rows <n>', 'rows of a batch, for the memory estimate', integer(1), 16)
+    .option('--length <n>', 'tokens of a row, for the memory estimate', integer(1), 128)
+    .addOption(jsonOption())
+    .action((path: string, options: Options) => inspectModel(path, options));
+  example(command, 'onnx-alora inspect models/gpt2 --targets c_attn,c_proj');
+}
+
+async function inspectModel(path: string, { targets, file, rows, length, json }: Options): Promise<void> {
+  const { inspect } = await import('../../index.ts');
+  const list = targets === 'all-linear' ? targets : targets.split(',').map((word) => word.trim());
+  const model = await inspect(path, { targets: list, file, batchSize: rows, maxLength: length });
+  if (json) return printJson(model);
+  const out = process.stdout;
+  const colours = coloursFor(out);
+  const chosen = model.modules.filter((module) => module.target);
+  const others = model.modules.filter((module) => !module.target);
+  const { memory } = model;
+  const lines: Line[] = [
+    ['file', `${model.file} · opset ${model.opset} · ${model.producer}`],
+    ['backbone', `${model.backbone} · ${rounded(model.parameters)} parameters${context(model)}`],
+    ['graph', `${model.inputs.join(' ')} -> ${model.output}`],
+    [
+      'targets',
+      `${plural(chosen.length, 'module')} · one rank on each costs ${thousands(model.costOfUniformRank)} trained scalars, rank 8 ${thousands(8 * model.costOfUniformRank)}`,
+    ],
+    [
+      'memory',
+      `about ${bytes(memory.total)} to train ${memory.batchSize} rows of ${memory.maxLength} tokens: weights ${bytes(memory.weights)}, activations ${bytes(memory.activations)}`,
+    ],
+  ];
+  if (others.length > 0) lines.push(['not adapted', others.map((module) => module.name).join(' ')]);
+  out.write(`${panel(shortPath(model.folder), lines, widthOf(out), isLive(out), colours)}\n\n`);
+  const cells = chosen.map((m) => [m.name, ...[m.in, m.out, m.costOfOneRank].map(thousands)]);
+  out.write(`${table(['module', 'in', 'out', 'cost of a rank'], cells, 'lrrr', colours)}\n\n`);
+  if (model.uncovered.length === 0) out.write('every operator on the way to the loss has a gradient\n');
+  for (const { op, node } of model.uncovered)
+    out.write(`${colours.yellow('no gradient')}: ${op} at ${node}\n`);
+}
+
+const context = ({ contextLength }: { contextLength: number | undefined }): string =>
+  contextLength === undefined ? '' : ` · at most ${thousands(contextLength)} tokens`;
