@@ -151,9 +151,7 @@ describe('differentiate', () => {
     const x = graph.input('x', 'float32', ['n', 6]);
     const cut = (start: number, end: number) =>
       b.op('Slice', [x, b.ints([start]), b.ints([end]), b.ints([-1])], { shape: ['n', end - start] });
-    const parts = [cut(0, 2), cut(4, 2 ** 62), cut(2, 4)].map((part) =>
-      b.op('Exp', [part], { shape: ['n', 2] }),
-    );
+    const parts = [cut(0, 2), cut(4, 6), cut(2, 4)].map((part) => b.op('Exp', [part], { shape: ['n', 2] }));
     const y = b.op('Sum', parts, { shape: ['n', 2] });
     const dy = graph.input('dy', 'float32', ['n', 2]);
     const forward = new Set(graph.nodes);
