@@ -1,4 +1,5 @@
-import type { Graph, Model, Node, Value } from '../onnx/graph.ts';
+import { Builder } from '../onnx/builder.ts';
+import type { Dim, Graph, Model, Node, Value } from '../onnx/graph.ts';
 import { Tensor } from '../onnx/tensor.ts';
 import { isNumeric, normalAxis } from './inference/rule.ts';
 import { inferTypes, type Types } from './inferTypes.ts';
@@ -8,8 +9,9 @@ import { prune } from './prune.ts';
  * Evaluates in place what does not depend on the inputs' contents, until nothing more can be: shape arithmetic,
  * integer and boolean constants, float scalars under exactly rounded operators; makes Constant nodes initializers;
  * drops operators that certainly change nothing; gives Reshape and Expand constant targets where their symbolic
- * targets allow it, and computes equal lengths once. Tensors of more than 1024 elements are never computed, so weights stay as they are. Leaves
- * every value typed (see inferTypes) and dead nodes pruned; outputs are bit for bit those of the graph before.
+ * targets allow it; reads lengths off the inputs, once each. Tensors of more than 1024 elements are never computed,
+ * so weights stay as they are. Leaves every value typed (see inferTypes) and dead nodes pruned; outputs are bit for
+ * bit those of the graph before.
  */
 export function fold(model: Model): Types {
   const { graph } = model;
@@ -20,6 +22,7 @@ export function fold(model: Model): Types {
       computed(graph, types),
       simplified(graph, (node) => same(node, types)),
       constantTargets(graph, types),
+      lengthsOfInputs(graph, types),
       sharedLengths(graph, types),
     ];
     prune(graph);
@@ -193,6 +196,41 @@ function kept(node: Node): number[] | undefined {
     return typeof dim === 'number' ? dim : null;
   });
   return constants.every((item) => item !== null) ? constants : undefined;
+}
+
+/**
+ * Shapes of intermediate values are put together from shapes of inputs where those have all lengths in question:
+ * then nothing but numbers depends on the intermediate values, and graphs may be cut between them.
+ */
+function lengthsOfInputs(graph: Graph, types: Types): boolean {
+  const make = new Builder(graph, '/lengths');
+  const owner = (dim: Dim) =>
+    graph.inputs.find((value) => typeof dim === 'string' && value.shape?.includes(dim));
+  const lengths = new Map<Dim, Value>();
+  const lengthOf = (dim: Dim) => {
+    if (typeof dim === 'number') return make.ints([dim]);
+    let length = lengths.get(dim);
+    if (!length) {
+      const input = owner(dim)!;
+      const axis = input.shape!.indexOf(dim);
+      const shape = make.op('Shape', [input]);
+      length = make.op('Slice', [shape, make.ints([axis]), make.ints([axis + 1]), make.ints([0])]);
+      lengths.set(dim, length);
+    }
+    return length;
+  };
+  const shapes = graph.nodes.filter((node) => {
+    if (node.op !== 'Shape' || node.output.users.size === 0 || graph.inputs.includes(node.inputs[0]!))
+      return false;
+    const items = types.items(node.output);
+    return items?.length && items.every((dim) => typeof dim === 'number' || owner(dim));
+  });
+  for (const { output } of shapes) {
+    const parts = types.items(output)!.map(lengthOf);
+    const all = parts.length === 1 ? parts[0]! : make.op('Concat', parts, { attributes: { axis: 0 } });
+    graph.replaceUses(output, all);
+  }
+  return shapes.length > 0;
 }
 
 /** Vectors of the same lengths, which exports compute anew in every layer, are computed once. */
