@@ -5,7 +5,7 @@ const score = z.union([z.number(), z.null().transform(() => Number.NaN)]);
 /** `scores/round-N.json`: every rank of every module, those without ranks as `[]`. Scores are minus a loss in nats. */
 export const scoresSchema = z.object({
   scorer: z.string(),
-  examples: z.number(),
+  examples: z.number().optional(),
   /** S of the whole network. */
   full: score.optional(),
   /** S with no rank on. */

@@ -228,7 +228,7 @@ describe('other runs', () => {
     const text = visible(read('damaged', 'report.html'));
     for (const note of [
       'result.json is not JSON',
-      'scores/round-1.json: examples',
+      'scores/round-1.json: modules',
       'scores/round-2.json is missing',
       'adapter/adapter_model.safetensors cannot be read',
     ])

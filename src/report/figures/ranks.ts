@@ -20,8 +20,9 @@ export function rankFigures(modules: readonly ModuleRow[]): Figure[] {
     modules.map((m) => ({ along: layerName(m.layer), across: m.kind, value: of(m), text: text(of(m)) }));
   const moved = modules.some((m) => m.before !== m.after);
   const most = Math.max(1, ...modules.flatMap((m) => [m.before, m.after]));
-  // Where all is even there is nothing to tell apart: half way up the ramp, not at its dark end.
-  const high = moved ? most : 2 * most;
+  // The even start stands two thirds up the ramp, so that what grows still shows.
+  const even = modules.reduce((sum, m) => sum + m.before, 0) / modules.length;
+  const high = Math.max(most, 1.5 * even);
   const map = (id: string, title: string, caption: string, of: (m: ModuleRow) => number) =>
     heatFigure({ id, title, caption, ...sides, cells: cells(of, String), high });
   if (!moved)
@@ -30,18 +31,8 @@ export function rankFigures(modules: readonly ModuleRow[]): Figure[] {
     ];
   const swing = Math.max(...modules.map((m) => Math.abs(m.after - m.before)));
   return [
-    map(
-      'ranks-before',
-      'Ranks at the start',
-      'Ranks by layer and kind of module before step 1.',
-      (m) => m.before,
-    ),
-    map(
-      'ranks-after',
-      'Ranks at the end',
-      'The same after the last step, on the same colours.',
-      (m) => m.after,
-    ),
+    map('ranks-before', 'Ranks at the start', 'By layer and kind of module.', (m) => m.before),
+    map('ranks-after', 'Ranks at the end', 'On the same colours.', (m) => m.after),
     heatFigure({
       id: 'ranks-change',
       title: 'What changed',

@@ -29,13 +29,13 @@ export function scoresFigure(round: ScoredRound, modules: readonly ModuleRow[]):
   rows.sort((a, b) => Number(a.fate === pruned) - Number(b.fate === pruned));
   const kinds = [...new Set(modules.map((m) => m.kind))];
   const layers = [...new Set(modules.map((m) => m.layer ?? 0))].sort((a, b) => a - b);
-  const base = round.scores.base;
+  const { base, scorer, examples } = round.scores;
   const noEffect = base !== undefined && Number.isFinite(base);
   return {
     id: `scores-round-${round.round}`,
     title: `Scores of every rank, round ${round.round} (step ${round.step})`,
     caption:
-      `Importance by the ${round.scores.scorer} scorer on ${round.scores.examples} examples, in nats; one mark a rank, ` +
+      `Importance by the ${scorer} scorer${examples ? ` on ${examples} examples` : ''}, in nats; one mark a rank, ` +
       'within a row the first layer is on top. Lower is less useful.' +
       (noEffect ? ' Dashed: the score of a rank that does nothing.' : ''),
     draw: (layout) => ({
