@@ -170,7 +170,7 @@ export function trainScreen(
         return;
       }
       flush();
-      print(colours.magenta(allocationLine(event, ranks)));
+      print(colours.magenta(allocationLine(event)));
     },
     onCheckpoint({ kind, path }) {
       if (kind !== 'checkpoint') return;
@@ -240,16 +240,15 @@ function tableRow(row: Row, context: RowContext, colours: Colours): string {
   return `${cells.join(' ')}${text && `  ${text}`}`.trimEnd();
 }
 
-function allocationLine(event: AllocationEvent, ranks: number): string {
+function allocationLine(event: AllocationEvent): string {
   const grown = Object.entries(event.grown).filter(([, count]) => count > 0);
   const parts = [
     `round ${event.round}: pruned ${plural(event.pruned.length, 'rank')} in ${plural(new Set(event.pruned.map((p) => p.module)).size, 'module')}`,
     `grew ${sum(grown.map(([, count]) => count))} in ${plural(grown.length, 'module')}`,
-    plural(ranks, 'live rank'),
   ];
   if (event.loss)
     parts.push(
-      `dev batch ${decimal(event.loss.before)} -> ${decimal(event.loss.pruned)} -> ${decimal(event.loss.grown)}`,
+      `loss ${decimal(event.loss.before)} -> ${decimal(event.loss.pruned)} -> ${decimal(event.loss.grown)}`,
     );
   if (event.seconds !== undefined) parts.push(`${event.seconds.toFixed(1)} s`);
   return `      ${parts.join(' · ')}`;

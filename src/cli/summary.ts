@@ -29,7 +29,7 @@ export function runSummary(
   ]);
   if (result.allocations > 0)
     section('ranks', [
-      `${plural(result.allocations, 'allocation')} · ${result.secondsAllocating.toFixed(1)} s`,
+      `moved in ${plural(result.allocations, 'allocation')}, ${result.secondsAllocating.toFixed(1)} s in all`,
     ]);
   const [before, after] = ['before', 'after'].map((when) => samples.find((sample) => sample.when === when));
   if (before && after)

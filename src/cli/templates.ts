@@ -29,7 +29,8 @@ const seasonOf = (completion: string): string =>
   seasons[Math.floor((Number(completion.slice(6, 8)) % 12) / 3)]!;
 
 const modelSection = (model: string): string => `model:
-  path: ${model}            # a directory with an ONNX model and its tokenizer, or an .onnx file
+  # a directory with an ONNX model and its tokenizer, or an .onnx file
+  path: ${model}
   targets: all-linear       # or name endings: [q_proj, v_proj]; \`onnx-alora inspect\` lists the modules
 `;
 
@@ -74,6 +75,16 @@ const lora = `adapter:
   dropout: 0
 `;
 
+const alora = `adapter:
+  strategy: alora           # lora | adalora | sora | alora
+  # rounds: 8               # rounds of pruning and growing; fewer and closer in a short run
+  # ranksPerRound: perModel # ranks that move in a round; or a number, or perBlock
+  # examples: 32            # rows of dev that score the ranks
+  scorer: screened          # exact | screened | taylor | sensitivity | dnas
+  # alpha: 16               # scale s = alpha / rank; without it s = 1
+  dropout: 0
+`;
+
 const dates = (strategy: string, title: string, adapter: string): Template => ({
   name: strategy === 'lora' ? 'dates' : strategy,
   title,
@@ -84,13 +95,14 @@ const dates = (strategy: string, title: string, adapter: string): Template => ({
       modelSection(model),
       dataSection('prompt', 'dates', 64),
       adapter,
-      restSections(output, '2e-3', 3),
+      restSections(output, '5e-3', 3),
     ].join('\n'),
 });
 
 /** The starts that `init --template` offers; the first is the default. */
 export const templates: readonly Template[] = [
   dates('lora', 'Date normalisation: "the 3rd of March, 2024:" -> "2024-03-03", with LoRA', lora),
+  dates('alora', 'The same with ALoRA: ranks that do not help move to where they do', alora),
   {
     name: 'text',
     title: 'Continuing a text: plain language modelling on every token',
@@ -101,7 +113,7 @@ export const templates: readonly Template[] = [
         modelSection(model),
         dataSection('text', 'text', 64),
         lora,
-        restSections(output, '2e-3', 3),
+        restSections(output, '5e-3', 3),
       ].join('\n'),
   },
   {
@@ -115,7 +127,7 @@ export const templates: readonly Template[] = [
         modelSection(model),
         `${dataSection('classification', 'seasons', 64)}  labels: [${seasons.join(', ')}]\n`,
         lora,
-        restSections(output, '2e-3', 3),
+        restSections(output, '5e-3', 3),
       ].join('\n'),
   },
 ];

@@ -151,7 +151,7 @@ describe('trainScreen', () => {
          0              4.0000                                 16      1,600           tokenAccuracy 0.1000
          1   3.5000              1.00e-3   2.0000    1,000     16      1,600     0:03
          2   2.5000 ▼   3.0000   1.00e-3   2.0000    1,000     16      1,600     0:02  tokenAccuracy 0.5000
-            round 1: pruned 1 rank in 1 module · grew 1 in 1 module · 16 live ranks · dev batch 3.0000 -> 3.0100 -> 3.0100 · 1.5 s
+            round 1: pruned 1 rank in 1 module · grew 1 in 1 module · loss 3.0000 -> 3.0100 -> 3.0100 · 1.5 s
          3   1.5000 ▼            1.00e-3   2.0000    1,000     16      1,600     0:01
          4   0.5000 ▼   2.0000   1.00e-3   2.0000    1,000     16      1,600     0:00  tokenAccuracy 0.5000
             saved checkpoints/step-000004
@@ -160,7 +160,7 @@ describe('trainScreen', () => {
       dev       loss           4.0000 -> 1.0000 (best, step 4)
                 tokenAccuracy  0.1000 -> 0.9000
       budget    1,600 of 1,600 trained scalars, final · peak 1,600 · average 1,600
-      ranks     1 allocation · 1.5 s
+      ranks     moved in 1 allocation, 1.5 s in all
       sample    the 3rd of May
                 before  Congress
                 after   1803-05-03

@@ -6,6 +6,7 @@ import { coloursFor, isLive } from '../terminal.ts';
 
 interface Options {
   readonly model: string;
+  readonly file?: string;
   readonly adapter?: string;
   readonly prompt: string;
   readonly maxNewTokens: number;
@@ -25,6 +26,7 @@ export function addVerb(program: Command): void {
     .command('generate')
     .description('continue a prompt with the base model, an adapter or a merged model')
     .requiredOption('--model <dir>', 'model directory')
+    .option('--file <name>', 'ONNX file inside the directory')
     .option('--adapter <dir>', 'adapter in PEFT format')
     .requiredOption('--prompt <text>', 'text to continue; - reads it from the standard input')
     .option('--max-new-tokens <n>', 'tokens to generate at most', integer(1), 64)
