@@ -100,11 +100,15 @@ export function scoreRoundsFigure(rounds: readonly ScoredRound[]): Figure | unde
   }
   if (boxes.length < 2) return undefined;
   const every = [...new Set(boxes.map((box) => box.round!))];
+  // The base model's score on the same rows: the same in every round.
+  const bases = rounds.map(({ scores }) => scores.base ?? Number.NaN);
+  const base = bases.every((b) => Math.abs(b - bases[0]!) < 1e-6) ? bases[0] : undefined;
   return {
     id: 'scores-over-rounds',
     title: 'Scores over the rounds',
     caption:
-      'Bar: the middle half of all ranks, with the median; line: 5 to 95 %; orange: the ranks that the round pruned.',
+      'Bar: the middle half of all ranks, with the median; line: 5 to 95 %; orange: the ranks that the round pruned.' +
+      (base === undefined ? '' : ' Grey: the score of a rank that does nothing.'),
     draw: (layout) => ({
       ...figureSize(layout),
       height: 250,
@@ -114,10 +118,19 @@ export function scoreRoundsFigure(rounds: readonly ScoredRound[]): Figure | unde
           type: 'ordinal',
           title: 'round',
           scale: { domain: every },
-          axis: { labelAngle: 0, labelOverlap: true, domain: false },
+          axis: { labelAngle: 0, labelOverlap: true, labelFlush: false, domain: false },
         },
       },
       layer: [
+        ...(base === undefined
+          ? []
+          : [
+              {
+                data: { values: every.map((round) => ({ round, base })) },
+                mark: { type: 'tick' as const, fill: colour('muted'), thickness: 1.5, width: { band: 0.9 } },
+                encoding: { y: { field: 'base', type: 'quantitative' as const } },
+              },
+            ]),
         {
           data: { values: boxes },
           mark: { type: 'rule', stroke: colour('line'), strokeWidth: 1.5 },
