@@ -2,6 +2,7 @@ import type { Model } from '../onnx/graph.ts';
 import { emptyCache } from './emptyCache.ts';
 import { fold } from './fold.ts';
 import { lower } from './lower.ts';
+import { nameAxes } from './nameAxes.ts';
 import { keepOutputs } from './prune.ts';
 import { widen } from './widen.ts';
 
@@ -16,8 +17,12 @@ export interface PrepareOptions {
  */
 export function prepareForTraining(model: Model, { outputs }: PrepareOptions): void {
   emptyCache(model);
+  nameAxes(model);
   widen(model);
   keepOutputs(model.graph, outputs);
   fold(model);
-  if (lower(model) > 0) fold(model);
+  if (lower(model) === 0) return;
+  fold(model);
+  // Fused attention read masks and lengths that its plain form does without.
+  keepOutputs(model.graph, outputs);
 }

@@ -24,7 +24,8 @@ export function sessionOptions(runtime: RuntimeOptions): ort.InferenceSession.Se
     enableCpuMemArena: true,
     enableMemPattern: false,
     logSeverityLevel: 3,
-    extra: { session: { disable_prepacking: '1' } },
+    // Block-wise weights stay exact: by default ONNX Runtime rounds the activations before them to 8 bits.
+    extra: { session: { disable_prepacking: '1', qdq_matmulnbits_accuracy_level: '0' } },
   };
 }
 

@@ -5,7 +5,9 @@ import { cloneModel } from '../../src/onnx/clone.ts';
 import { type AttributeInit, type Dim, Graph, type Value } from '../../src/onnx/graph.ts';
 import { Tensor } from '../../src/onnx/tensor.ts';
 import { fold } from '../../src/passes/fold.ts';
+import { inferTypes } from '../../src/passes/inferTypes.ts';
 import { lower, lowerings } from '../../src/passes/lower.ts';
+import { evaluate } from '../../src/passes/symbolic.ts';
 import { type Feeds, modelOf, run, scaledError } from './models.ts';
 
 const lengths: Record<string, number> = { B: 2, S: 5, T: 7 };
@@ -410,6 +412,9 @@ describe('lower', () => {
     build(c);
     const fused = modelOf(c.graph, opset);
     const expected = await run(fused, c.feeds);
+    inferTypes(fused);
+    for (const output of c.graph.outputs)
+      expect(output.shape?.map((dim) => evaluate(dim, lengths))).toEqual(expected[output.name]!.dims);
     const model = cloneModel(fused);
     expect(lower(model)).toBe(1);
     fold(model);

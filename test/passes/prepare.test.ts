@@ -29,4 +29,15 @@ describe('prepareForTraining', () => {
       expect(scaledError(toFloat32(actual[output]!), toFloat32(expected[output]!))).toBeLessThan(tolerance);
     }
   });
+
+  it('takes the lengths of all inputs of a sequence to be equal, whatever an exporter calls them', () => {
+    const [, path] = fixtures.find(([name]) => name === 'bert/model.onnx')!;
+    const model = readModel(path);
+    const { graph } = model;
+    graph.findInput('input_ids')!.shape = [null, null];
+    graph.findInput('attention_mask')!.shape = ['unk__1', 'unk__2'];
+    prepareForTraining(model, { outputs: ['logits'] });
+    for (const input of graph.inputs) expect(input.shape).toEqual(['batch_size', 'sequence_length']);
+    expect(graph.nodes.flatMap((node) => node.outputs).filter((v) => v!.shape?.includes(null))).toEqual([]);
+  });
 });

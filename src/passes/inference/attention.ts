@@ -18,7 +18,7 @@ const groupQuery: Rule = (node) => {
   const headSize = divide(width, packed ? heads + 2 * keyHeads : heads);
   const past = shapeAt(node, 3);
   // Some exports share one buffer between past and present; its length is then not the sum.
-  const total = past && past[2] === 0 ? length : null;
+  const total = !node.inputs[3] || past?.[2] === 0 ? length : null;
   const present: Inferred = { dtype, shape: [batch, keyHeads, total, headSize] };
   return [{ dtype, shape: [batch, length, multiply(headSize, heads)] }, present, present].slice(
     0,
