@@ -12,8 +12,8 @@ export interface PrepareOptions {
 }
 
 /**
- * Makes an inference export fit for training, in place: no cache, float32, no fused operators, no shape arithmetic that can be known
- * beforehand, every value typed. What stays of the inputs is in `graph.inputs`.
+ * Makes an inference export fit for training, in place: no cache, float32, no fused operators, no shape arithmetic
+ * that can be known beforehand, every value typed. What stays of the inputs is in `graph.inputs`.
  */
 export function prepareForTraining(model: Model, { outputs }: PrepareOptions): void {
   emptyCache(model);
