@@ -20,7 +20,7 @@ export function asAloraError(thrown: unknown): AloraError | undefined {
   )
     return new AloraError('model', 'OUT_OF_MEMORY', 'there is not enough memory', {
       got: thrown.message,
-      fix: 'lower train.batchSize or data.maxLength; `onnx-alora inspect` estimates what a model needs',
+      fix: 'lower train.batchSize or data.maxLength; `npx onnx-alora inspect` estimates what a model needs',
       cause: thrown,
     });
   return undefined;
@@ -67,7 +67,7 @@ export function errorBlock(thrown: unknown, colours: Colours, verbose: boolean):
     'fix',
     error
       ? fix && oneLine(fix)
-      : 'this is a bug: report it with the output of --verbose and `onnx-alora env`',
+      : 'this is a bug: report it with the output of --verbose and `npx onnx-alora env`',
   );
   for (const line of also.slice(0, 8)) detail('also', oneLine(line));
   if (also.length > 8) detail('also', `${also.length - 8} more`);

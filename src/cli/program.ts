@@ -23,7 +23,7 @@ export function createProgram(): Command {
     .version(packageVersion(), '-V, --version', 'print the version')
     .helpOption('-h, --help', 'print this help')
     .showSuggestionAfterError(true)
-    .addHelpText('after', '\nStart with `onnx-alora init`, then `onnx-alora train run.yaml`.');
+    .addHelpText('after', '\nStart with `npx onnx-alora init`, then `npx onnx-alora train run.yaml`.');
   for (const addVerb of verbs) addVerb(program);
   for (const command of [program, ...program.commands]) {
     command.exitOverride().configureOutput({ writeErr: () => {} });
@@ -41,7 +41,7 @@ export function usageError(error: CommanderError, argv: readonly string[]): Alor
   return new AloraError('usage', `USAGE_${code}`, what!, {
     where: `onnx-alora ${argv.join(' ')}`.trim(),
     didYouMean,
-    fix: `\`onnx-alora ${verbOf(argv)}--help\` shows what there is`,
+    fix: `\`npx onnx-alora ${verbOf(argv)}--help\` shows what there is`,
   });
 }
 

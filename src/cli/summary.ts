@@ -46,8 +46,8 @@ export function runSummary(
   ]);
   const prompt = (after ?? before)?.prompt.split('\n')[0]?.slice(0, 40) ?? '...';
   section('next', [
-    `onnx-alora generate --model ${model} --adapter ${join(out, 'best')} --prompt ${JSON.stringify(prompt)}`,
-    `onnx-alora merge ${join(out, 'best')} --model ${model} --out ${join(out, 'merged')}`,
+    `npx onnx-alora generate --model ${model} --adapter ${join(out, 'best')} --prompt ${JSON.stringify(prompt)}`,
+    `npx onnx-alora merge ${join(out, 'best')} --model ${model} --out ${join(out, 'merged')}`,
   ]);
   return lines.join('\n');
 }

@@ -31,7 +31,7 @@ const seasonOf = (completion: string): string =>
 const modelSection = (model: string): string => `model:
   # a directory with an ONNX model and its tokenizer, or an .onnx file
   path: ${model}
-  targets: all-linear       # or name endings: [q_proj, v_proj]; \`onnx-alora inspect\` lists the modules
+  targets: all-linear       # or name endings: [q_proj, v_proj]; \`npx onnx-alora inspect\` lists the modules
 `;
 
 const dataSection = (task: string, prefix: string, maxLength: number): string => `data:
@@ -39,7 +39,7 @@ const dataSection = (task: string, prefix: string, maxLength: number): string =>
   train: data/${prefix}-train.jsonl
   dev: data/${prefix}-dev.jsonl
   test: data/${prefix}-test.jsonl
-  maxLength: ${maxLength}             # tokens of a row at most; \`onnx-alora data\` shows the lengths
+  maxLength: ${maxLength}             # tokens of a row at most; \`npx onnx-alora data\` shows the lengths
 `;
 
 const restSections = (output: string, learningRate: string, epochs: number): string => `budget:
@@ -64,7 +64,7 @@ output: ${output}
 `;
 
 const header = (title: string): string => `# ${title}
-# Every key is described in docs/run-file.md and by \`npx onnx-alora schema\`.
+# \`npx onnx-alora schema --markdown\` describes every key.
 #   npx onnx-alora data <this file>     shows what is trained
 #   npx onnx-alora train <this file>    trains; --set train.epochs=1 overrides a key
 `;

@@ -76,7 +76,7 @@ export function unknownKey(
     didYouMean: known,
     fix:
       known === undefined
-        ? 'remove the key; `onnx-alora schema` prints all that exist'
+        ? 'remove the key; `npx onnx-alora schema` prints all that exist'
         : known.includes('.') || section.length === 0
           ? `write it as ${known}`
           : `rename it to ${known}`,

@@ -85,7 +85,7 @@ export function readRaw(file: string): RawFile {
   if (value === null || value === undefined)
     throw new AloraError('config', 'CONFIG_EMPTY', 'the run file is empty', {
       where: file,
-      fix: '`onnx-alora init` writes one that works',
+      fix: '`npx onnx-alora init` writes one that works',
     });
   return {
     file,
@@ -105,7 +105,7 @@ function readText(file: string): string {
     if (code === 'ENOENT')
       throw new AloraError('config', 'CONFIG_NOT_FOUND', `there is no run file ${file}`, {
         where: resolve(file),
-        fix: '`onnx-alora init` writes one that works',
+        fix: '`npx onnx-alora init` writes one that works',
         cause,
       });
     const reason =

@@ -133,7 +133,7 @@ describe('the built command line', () => {
     expect(verbs.length).toBeGreaterThanOrEqual(11);
     for (const verb of verbs)
       expect((await run(dir, [verb, '--help'])).stdout).toMatch(
-        new RegExp(`Example:\n {2}onnx-alora ${verb}`),
+        new RegExp(`Example:\n {2}npx onnx-alora ${verb}`),
       );
   });
 });

@@ -43,7 +43,7 @@ describe('errorBlock', () => {
   it('marks anything else as a bug, with a stack only when asked', () => {
     const error = new TypeError('x is not a function', { cause: new Error('deeper') });
     expect(errorBlock(error, plain, false)).toBe(
-      'error[INTERNAL]: x is not a function\n  fix: this is a bug: report it with the output of --verbose and `onnx-alora env`\n',
+      'error[INTERNAL]: x is not a function\n  fix: this is a bug: report it with the output of --verbose and `npx onnx-alora env`\n',
     );
     expect(errorBlock(error, plain, true)).toMatch(/TypeError[\s\S]*errorBlock\.test\.ts[\s\S]*deeper/);
     expect(exitCodeOf(error)).toBe(1);

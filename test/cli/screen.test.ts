@@ -166,8 +166,8 @@ describe('trainScreen', () => {
                 after   1803-05-03
       files     runs/tiny/best  the best adapter on dev, PEFT format
                 runs/tiny/report.html  curves, ranks, parameters
-      next      onnx-alora generate --model models/tiny --adapter runs/tiny/best --prompt "the 3rd of May"
-                onnx-alora merge runs/tiny/best --model models/tiny --out runs/tiny/merged
+      next      npx onnx-alora generate --model models/tiny --adapter runs/tiny/best --prompt "the 3rd of May"
+                npx onnx-alora merge runs/tiny/best --model models/tiny --out runs/tiny/merged
       "
     `);
   });

@@ -18,7 +18,7 @@ export function addVerb(program: Command): void {
     .addOption(setOption())
     .addOption(jsonOption())
     .action((file: string, options: Options) => showData(file, options));
-  example(command, 'onnx-alora data run.yaml --rows 10');
+  example(command, 'npx onnx-alora data run.yaml --rows 10');
 }
 
 async function showData(file: string, { set, rows, json }: Options): Promise<void> {

@@ -12,7 +12,7 @@ export function addVerb(program: Command): void {
     .command('env')
     .description('print versions, execution providers and machine, for bug reports')
     .option('--json', 'print one JSON object')
-    .addHelpText('after', '\nExample:\n  onnx-alora env --json')
+    .addHelpText('after', '\nExample:\n  npx onnx-alora env --json')
     .action(async (options: Options) => {
       const env = await environment();
       if (options.json) process.stdout.write(`${JSON.stringify(env)}\n`);

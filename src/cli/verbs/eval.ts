@@ -21,7 +21,7 @@ export function addVerb(program: Command): void {
     .addOption(setOption())
     .addOption(jsonOption())
     .action((file: string, options: Options) => evaluateSplit(file, options));
-  example(command, 'onnx-alora eval run.yaml --adapter runs/run/best --split test');
+  example(command, 'npx onnx-alora eval run.yaml --adapter runs/run/best --split test');
 }
 
 async function evaluateSplit(file: string, { set, adapter, split, json }: Options): Promise<void> {

@@ -46,7 +46,7 @@ export function addVerb(program: Command): void {
     .action((options: Options) => continuePrompt(options));
   example(
     command,
-    'onnx-alora generate --model models/gpt2 --adapter runs/run/best --prompt "Once upon a time"',
+    'npx onnx-alora generate --model models/gpt2 --adapter runs/run/best --prompt "Once upon a time"',
   );
 }
 

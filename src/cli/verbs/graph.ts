@@ -16,7 +16,7 @@ export function addVerb(program: Command): void {
     .requiredOption('--out <dir>', 'folder for the graphs and their manifest of inputs and outputs')
     .addOption(setOption())
     .action((file: string, options: Options) => writeGraph(file, options));
-  example(command, 'onnx-alora graph run.yaml --out graphs/run');
+  example(command, 'npx onnx-alora graph run.yaml --out graphs/run');
 }
 
 async function writeGraph(file: string, { set, out }: Options): Promise<void> {

@@ -19,7 +19,7 @@ export function addVerb(program: Command): void {
     .option('--force', 'overwrite what is there')
     .addHelpText(
       'after',
-      `\nTemplates:\n${templates.map((t) => `  ${t.name.padEnd(16)}${t.title}`).join('\n')}\n\nExample:\n  onnx-alora init dates.yaml && onnx-alora train dates.yaml`,
+      `\nTemplates:\n${templates.map((t) => `  ${t.name.padEnd(16)}${t.title}`).join('\n')}\n\nExample:\n  npx onnx-alora init dates.yaml && npx onnx-alora train dates.yaml`,
     )
     .action((file: string, options: Options) => init(file, options));
 }
@@ -38,7 +38,7 @@ function init(file: string, { template: name, force = false }: Options): void {
     throw new AloraError('usage', 'INIT_NOT_YAML', 'a run file has the extension .yaml', {
       got: file,
       allowed: '.yaml, .yml',
-      fix: `\`onnx-alora init ${file.replace(/\.[^./\\]*$/, '')}.yaml\``,
+      fix: `\`npx onnx-alora init ${file.replace(/\.[^./\\]*$/, '')}.yaml\``,
     });
   const written = contents(template, file);
   const taken = [...written]
@@ -52,7 +52,7 @@ function init(file: string, { template: name, force = false }: Options): void {
   for (const [path, text] of written) writeWhole(path, text);
   for (const path of written.keys()) process.stdout.write(`wrote ${relative('', path)}\n`);
   process.stdout.write(
-    `\nnext: onnx-alora data ${file}     shows what is trained\n      onnx-alora train ${file}    trains\n`,
+    `\nnext: npx onnx-alora data ${file}     shows what is trained\n      npx onnx-alora train ${file}    trains\n`,
   );
 }
 

@@ -29,7 +29,7 @@ export function addVerb(program: Command): void {
     .option('--length <n>', 'tokens of a row, for the memory estimate', integer(1), 128)
     .addOption(jsonOption())
     .action((path: string, options: Options) => inspectModel(path, options));
-  example(command, 'onnx-alora inspect models/gpt2 --targets c_attn,c_proj');
+  example(command, 'npx onnx-alora inspect models/gpt2 --targets c_attn,c_proj');
 }
 
 async function inspectModel(path: string, { targets, file, rows, length, json }: Options): Promise<void> {

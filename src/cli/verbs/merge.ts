@@ -22,7 +22,7 @@ export function addVerb(program: Command): void {
     .addOption(threadsOption())
     .addOption(jsonOption())
     .action((adapter: string, options: Options) => mergeAdapter(adapter, options));
-  example(command, 'onnx-alora merge runs/run/best --model models/gpt2 --out models/gpt2-merged');
+  example(command, 'npx onnx-alora merge runs/run/best --model models/gpt2 --out models/gpt2-merged');
 }
 
 async function mergeAdapter(adapter: string, { model, out, device, threads, json }: Options): Promise<void> {

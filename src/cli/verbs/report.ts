@@ -8,7 +8,7 @@ export function addVerb(program: Command): void {
     .argument('<dir>', 'run folder')
     .description('write report.html, one self-contained file, and its figures as SVG')
     .action((dir: string) => drawReport(dir));
-  example(command, 'onnx-alora report runs/run');
+  example(command, 'npx onnx-alora report runs/run');
 }
 
 async function drawReport(dir: string): Promise<void> {

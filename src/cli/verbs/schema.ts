@@ -9,7 +9,7 @@ export function addVerb(program: Command): void {
     .command('schema')
     .description('print the JSON Schema of the run file, for editors and checks')
     .option('--markdown', 'print the reference of the run file instead')
-    .addHelpText('after', '\nExample:\n  onnx-alora schema > run.schema.json')
+    .addHelpText('after', '\nExample:\n  npx onnx-alora schema > run.schema.json')
     .action(async (options: Options) => {
       const [{ runFileJsonSchema }, { runFileReference }, strategies] = await Promise.all([
         import('../../config/jsonSchema.ts'),

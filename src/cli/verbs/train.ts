@@ -25,7 +25,7 @@ export function addVerb(program: Command): void {
     .option('--dry-run', 'print the resolved plan and the budget, write nothing')
     .addOption(jsonOption())
     .action((file: string, options: Options) => runTraining(file, options));
-  example(command, 'onnx-alora train run.yaml --set train.learningRate=5e-4 --set output=runs/second');
+  example(command, 'npx onnx-alora train run.yaml --set train.learningRate=5e-4 --set output=runs/second');
 }
 
 async function runTraining(file: string, options: Options): Promise<void> {
