@@ -60,5 +60,6 @@ export function injectGatedLowRank(
       ['gate', gate],
       ['lora_B', b],
     ]),
+    scaling,
   };
 }

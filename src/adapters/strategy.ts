@@ -71,6 +71,8 @@ export interface Injection {
   readonly module: TargetModule;
   /** The parameters by role, as values of the graph. */
   readonly parameters: ReadonlyMap<string, ValueRef>;
+  /** s of a delta s * (x A^T * g) B, by which it is saved and merged; undefined: the module has another form. */
+  readonly scaling?: number;
 }
 
 /** A value of the training graph. */

@@ -55,6 +55,8 @@ export interface AdaptedModel {
   readonly modules: readonly TargetModule[];
   /** Parameters of each adapted module and head. */
   readonly parameters: ReadonlyMap<TargetModule, readonly ParameterSpec[]>;
+  /** s of each module by name, where it has the low-rank form. */
+  readonly scalings: ReadonlyMap<string, number | undefined>;
   readonly heads: readonly TrainedHead[];
   readonly penalised: boolean;
 }
@@ -117,7 +119,8 @@ export function adapt<Options>(backbone: Backbone, options: AdaptOptions<Options
       head.module,
       head.parameters.map(({ spec }) => spec),
     );
-  return { model, modules: options.targets, parameters, heads, penalised: penalty !== undefined };
+  const scalings = new Map(injections.map(({ module, scaling }) => [module.name, scaling]));
+  return { model, modules: options.targets, parameters, scalings, heads, penalised: penalty !== undefined };
 }
 
 /** A copy of the model with the cross-entropy on its row logits, and the names of the new outputs. */

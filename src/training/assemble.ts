@@ -131,6 +131,7 @@ export function assemble(opened: OpenedModel, config: RunConfig, options: Assemb
   if (start) loadFactors(adapters, start, adapted.heads);
   const runtime = new AdaptedRuntime(adapted, adapters, workspace, config.runtime, trained);
   const s = (module: TargetModule) =>
+    adapted.scalings.get(module.name) ??
     scalings?.get(module.name) ??
     (config.adapter.alpha === undefined ? 1 : config.adapter.alpha / budget.rank);
   return {

@@ -52,10 +52,12 @@ async function replay(name: 'adalora' | 'sora', trace: Trace) {
   const steps: StepEvent[] = [];
   const live: number[][] = [];
   let gates: Record<string, number[]> = {};
+  const { adalora, sora } = strategies;
+  const strategy = { adalora, sora }[name] as AdapterStrategy<unknown>;
   const observed: AdapterStrategy<unknown> = {
-    ...(strategies[name] as AdapterStrategy<unknown>),
+    ...strategy,
     scheduler(run, options) {
-      const scheduler = (strategies[name] as AdapterStrategy<unknown>).scheduler!(run, options);
+      const scheduler = strategy.scheduler!(run, options);
       return {
         ...scheduler,
         async afterStep(host) {
