@@ -29,6 +29,14 @@ export interface ScoredRound {
   readonly pruned: ReadonlySet<string>;
 }
 
+/** Importance in nats, by switching ranks off and on; other scorers (sensitivity, dnas) have a scale of their own. */
+export const isAblation = ({ modules }: Scores): boolean =>
+  Object.values(modules).some((ranks) => ranks.some(({ without }) => Number.isFinite(without)));
+
+/** Score of a rank that does nothing: that of no rank at all. Only ablation has one. */
+export const idleScore = (scores: Scores): number | undefined =>
+  isAblation(scores) && Number.isFinite(scores.base) ? scores.base : undefined;
+
 /** Value at `share` (0..1) of an ascending list, interpolated linearly. */
 export function quantile(sorted: readonly number[], share: number): number {
   const at = share * (sorted.length - 1);

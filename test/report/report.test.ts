@@ -208,6 +208,22 @@ describe('other runs', () => {
     expect(text).toContain('its state at step 21');
   });
 
+  it('gives scores that are not ablations no unit and no idle score', async () => {
+    makeRun(folder('sensitivity'), { strategy: 'alora', steps: 40, layers: 2, rounds: 2 });
+    for (const round of [1, 2]) {
+      const path = join(folder('sensitivity'), `scores/round-${round}.json`);
+      const scores = JSON.parse(readFileSync(path, 'utf8'));
+      for (const rank of Object.values(scores.modules).flat() as Record<string, unknown>[])
+        Object.assign(rank, { without: null, only: null });
+      writeFileSync(path, JSON.stringify({ ...scores, scorer: 'sensitivity' }));
+    }
+    await writeReport(folder('sensitivity'));
+    const section = visible(read('sensitivity', 'report.html')).split(' Scores ').slice(1).join();
+    expect(section).toContain('Importance by the sensitivity scorer on 32 examples; one mark a rank');
+    expect(section).not.toContain('does nothing');
+    expect(read('sensitivity', 'report/scores-round-2.svg')).not.toContain('nats');
+  });
+
   it('escapes what a model generated', async () => {
     makeRun(folder('escape'), { steps: 10, layers: 1 });
     const path = join(folder('escape'), 'result.json');

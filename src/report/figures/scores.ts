@@ -1,5 +1,5 @@
 import type { ModuleRow } from '../modules.ts';
-import { quantile, type ScoredRound } from '../scores.ts';
+import { idleScore, isAblation, quantile, type ScoredRound } from '../scores.ts';
 import { colour } from '../theme.ts';
 import { type Figure, figureSize } from './figure.ts';
 
@@ -11,6 +11,8 @@ const fate = {
   scale: { domain: [kept, pruned], range: [colour('blue'), colour('orange')] },
   legend: { symbolType: 'circle' as const, symbolSize: 80, symbolStrokeWidth: 0, symbolOpacity: 1 },
 };
+
+const axisTitle = (nats: boolean) => (nats ? 'importance (nats)' : 'importance');
 
 /** Every rank's importance in one round, a row a kind of module and within it a line a layer. */
 export function scoresFigure(round: ScoredRound, modules: readonly ModuleRow[]): Figure | undefined {
@@ -29,28 +31,29 @@ export function scoresFigure(round: ScoredRound, modules: readonly ModuleRow[]):
   rows.sort((a, b) => Number(a.fate === pruned) - Number(b.fate === pruned));
   const kinds = [...new Set(modules.map((m) => m.kind))];
   const layers = [...new Set(modules.map((m) => m.layer ?? 0))].sort((a, b) => a - b);
-  const { base, scorer, examples } = round.scores;
-  const noEffect = base !== undefined && Number.isFinite(base);
+  const { scorer, examples } = round.scores;
+  const idle = idleScore(round.scores);
+  const nats = isAblation(round.scores);
   return {
     id: `scores-round-${round.round}`,
     title: `Scores of every rank, round ${round.round} (step ${round.step})`,
     caption:
-      `Importance by the ${scorer} scorer${examples ? ` on ${examples} examples` : ''}, in nats; one mark a rank, ` +
+      `Importance by the ${scorer} scorer${examples ? ` on ${examples} examples` : ''}${nats ? ', in nats' : ''}; one mark a rank, ` +
       'within a row the first layer is on top. Lower is less useful.' +
-      (noEffect ? ' Dashed: the score of a rank that does nothing.' : ''),
+      (idle === undefined ? '' : ' Dashed: the score of a rank that does nothing.'),
     draw: (layout) => ({
       ...figureSize(layout),
       height: 70 + kinds.length * Math.max(26, Math.min(44, layers.length * 4)),
       layer: [
-        ...(noEffect
-          ? [
+        ...(idle === undefined
+          ? []
+          : [
               {
                 data: { values: [{}] },
                 mark: { type: 'rule' as const, stroke: colour('line'), strokeDash: [3, 3] },
-                encoding: { x: { datum: base } },
+                encoding: { x: { datum: idle } },
               },
-            ]
-          : []),
+            ]),
         {
           data: { values: rows },
           mark: { type: 'point', filled: true, size: layout === 'wide' ? 34 : 22, opacity: 0.85 },
@@ -58,7 +61,7 @@ export function scoresFigure(round: ScoredRound, modules: readonly ModuleRow[]):
             x: {
               field: 'importance',
               type: 'quantitative',
-              title: 'importance (nats)',
+              title: axisTitle(nats),
               scale: { zero: false },
               axis: { tickCount: layout === 'wide' ? 8 : 4 },
             },
@@ -100,15 +103,15 @@ export function scoreRoundsFigure(rounds: readonly ScoredRound[]): Figure | unde
   }
   if (boxes.length < 2) return undefined;
   const every = [...new Set(boxes.map((box) => box.round!))];
-  // The base model's score on the same rows: the same in every round.
-  const bases = rounds.map(({ scores }) => scores.base ?? Number.NaN);
-  const base = bases.every((b) => Math.abs(b - bases[0]!) < 1e-6) ? bases[0] : undefined;
+  const idles = rounds.map(({ scores }) => idleScore(scores) ?? Number.NaN);
+  // The base model on the same rows: the same in every round.
+  const idle = idles.every((score) => Math.abs(score - idles[0]!) < 1e-6) ? idles[0] : undefined;
   return {
     id: 'scores-over-rounds',
     title: 'Scores over the rounds',
     caption:
       'Bar: the middle half of all ranks, with the median; line: 5 to 95 %; orange: the ranks that the round pruned.' +
-      (base === undefined ? '' : ' Grey: the score of a rank that does nothing.'),
+      (idle === undefined ? '' : ' Grey: the score of a rank that does nothing.'),
     draw: (layout) => ({
       ...figureSize(layout),
       height: 250,
@@ -122,20 +125,25 @@ export function scoreRoundsFigure(rounds: readonly ScoredRound[]): Figure | unde
         },
       },
       layer: [
-        ...(base === undefined
+        ...(idle === undefined
           ? []
           : [
               {
-                data: { values: every.map((round) => ({ round, base })) },
+                data: { values: every.map((round) => ({ round, idle })) },
                 mark: { type: 'tick' as const, fill: colour('muted'), thickness: 1.5, width: { band: 0.9 } },
-                encoding: { y: { field: 'base', type: 'quantitative' as const } },
+                encoding: { y: { field: 'idle', type: 'quantitative' as const } },
               },
             ]),
         {
           data: { values: boxes },
           mark: { type: 'rule', stroke: colour('line'), strokeWidth: 1.5 },
           encoding: {
-            y: { field: 'p5', type: 'quantitative', title: 'importance (nats)', scale: { zero: false } },
+            y: {
+              field: 'p5',
+              type: 'quantitative',
+              title: axisTitle(rounds.every(({ scores }) => isAblation(scores))),
+              scale: { zero: false },
+            },
             y2: { field: 'p95' },
           },
         },
