@@ -1,0 +1,55 @@
+import { existsSync } from 'node:fs';
+import { join } from 'node:path';
+import { bertConfig, writeBert } from './models/bert.ts';
+import { gpt2Config, writeGpt2 } from './models/gpt2.ts';
+import { llamaConfig, writeLlama } from './models/llama.ts';
+
+/** Which positions of a row are labelled: all, the last 16 (an answer after an instruction), or one class a row. */
+export type Labelling = 'all' | 'instruction' | 'classification';
+
+export interface BenchModel {
+  readonly title: string;
+  readonly vocabulary: number;
+  /** Name endings, as PEFT's target_modules takes them. */
+  readonly targets: readonly string[];
+  readonly modulesToSave: readonly string[];
+  readonly labellings: readonly Labelling[];
+  readonly write: (folder: string) => void;
+}
+
+export const models: Readonly<Record<string, BenchModel>> = {
+  gpt2: {
+    title: 'GPT-2 small, 124 M',
+    vocabulary: gpt2Config.vocab_size,
+    targets: ['c_attn', 'c_proj', 'c_fc'],
+    modulesToSave: [],
+    labellings: ['all', 'instruction'],
+    write: writeGpt2,
+  },
+  llama: {
+    title: 'Llama, 107 M',
+    vocabulary: llamaConfig.vocab_size,
+    targets: ['q_proj', 'k_proj', 'v_proj', 'o_proj', 'gate_proj', 'up_proj', 'down_proj'],
+    modulesToSave: [],
+    labellings: ['all', 'instruction'],
+    write: writeLlama,
+  },
+  bert: {
+    title: 'BERT base, 109 M',
+    vocabulary: bertConfig.vocab_size,
+    targets: ['query', 'key', 'value', 'attention.output.dense', 'intermediate.dense', 'output.dense'],
+    modulesToSave: ['classifier'],
+    labellings: ['classification'],
+    write: writeBert,
+  },
+};
+
+/** Rows and positions of a batch, rank of the adapters, labelled positions of an instruction row. */
+export const shape = { batch: 4, length: 128, rank: 8, answer: 16 } as const;
+
+/** The folder of a model, written at its first use. */
+export function modelFolder(name: string): string {
+  const folder = join('.models', name);
+  if (!existsSync(join(folder, 'config.json'))) models[name]!.write(folder);
+  return folder;
+}

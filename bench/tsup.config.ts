@@ -1,0 +1,12 @@
+import { defineConfig } from 'tsup';
+
+/** The bench runs the sources of src, bundled. Its child processes are files beside it. */
+export default defineConfig({
+  entry: { run: 'bench/run.ts', ours: 'bench/ours.ts' },
+  outDir: '.models/bench',
+  format: 'esm',
+  target: 'node20',
+  platform: 'node',
+  external: ['onnxruntime-node'],
+  silent: true,
+});
