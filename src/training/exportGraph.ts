@@ -74,10 +74,16 @@ export async function exportRunGraph(
       strategy: run.strategy.name,
       opset: run.backbone.model.opsets.get(''),
       graphs: Object.fromEntries(described),
+      budget: run.budget,
       modules: run.adapters.modules.map((module) => ({
         name: module.name,
+        index: module.index,
         in: module.in,
         out: module.out,
+        block: module.block,
+        kind: module.kind,
+        // Graph inputs `<module>.<role>`, gradients `<module>.<role>.gradient`; rows that are `rank` may change.
+        parameters: run.adapted.parameters.get(module),
         rank: run.adapters.rank(module),
         scaling: run.scaling(module),
       })),
