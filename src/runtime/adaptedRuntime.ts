@@ -52,8 +52,8 @@ export class AdaptedRuntime {
   constructor(
     readonly adapted: AdaptedModel,
     readonly adapters: AdapterSet,
-    private readonly workspace: Workspace,
-    private readonly options: RuntimeOptions,
+    readonly workspace: Workspace,
+    readonly options: RuntimeOptions,
     /** The same model with dropout, where the training step has it. */
     private readonly trained: AdaptedModel = adapted,
   ) {}

@@ -30,10 +30,10 @@ export class Feeder {
   private readonly modelInputs: readonly Value[];
   private readonly names: ReadonlySet<string>;
   private readonly ranks: ReadonlyMap<string, number>;
-  /** `adapters` tells the parameters' inputs from the model's. */
-  constructor(graph: Graph, adapters: AdapterSet) {
+  /** `adapters` tells the parameters' inputs from the model's; `given` are inputs that the caller feeds. */
+  constructor(graph: Graph, adapters: AdapterSet, given: readonly string[] = []) {
     this.names = new Set(graph.inputs.map((value) => value.name));
-    const own = new Set<string>([...Object.values(inputNames)]);
+    const own = new Set<string>([...Object.values(inputNames), ...given]);
     for (const slot of adapters.slots) own.add(parameterInput(slot.module, slot.spec.role));
     this.modelInputs = graph.inputs.filter((value) => !own.has(value.name) && !value.initializer);
     for (const slot of adapters.slots) own.add(dropoutInput(slot.module));

@@ -27,16 +27,19 @@ export function gatesOf(runtime: AdaptedRuntime, setting: GateSetting): GateRead
 
 /**
  * Mean loss of the batches under each gate setting, one whole forward pass a setting and batch: the oracle that
- * faster ways are tested against. Token losses are float32, their sums float64.
+ * faster ways are tested against. Token losses are float32, their sums float64. `breathe` is called before each
+ * setting and may throw to stop.
  */
 export async function naiveGateLosses(
   runtime: AdaptedRuntime,
   batches: readonly LabelledBatch[],
   settings: readonly GateSetting[],
+  breathe: () => void = () => {},
 ): Promise<Float64Array> {
   const labels = batches.reduce((total, batch) => total + batch.labels, 0);
   const means = new Float64Array(settings.length);
   for (const [i, setting] of settings.entries()) {
+    breathe();
     const gates = gatesOf(runtime, setting);
     let total = 0;
     for (const batch of batches) total += sum((await runtime.evaluate(batch, gates)).losses);

@@ -5,6 +5,7 @@ import { randomStream } from '../random.ts';
 import { type AdaptedRuntime, liveGates } from '../runtime/adaptedRuntime.ts';
 import type { GateReader } from '../runtime/feeds.ts';
 import { naiveGateLosses } from '../runtime/gateLosses.ts';
+import { canSegment, SegmentedLosses } from '../runtime/segmentedLosses.ts';
 import type { Batch } from '../tasks/collate.ts';
 import type { Example } from '../tasks/task.ts';
 import { evaluationBatches } from './evaluation.ts';
@@ -21,7 +22,12 @@ export interface HostOptions {
   /** The next batch of the rows that are held back from weight training. */
   readonly nextHeldBack: () => Batch;
   readonly onAllocation: (report: AllocationReport) => void;
+  /** Called between evaluations of gate settings; may throw to stop scoring. */
+  readonly breathe: () => void;
 }
+
+/** From so many settings on, opening the stages of the model pays. */
+const worthStages = 8;
 
 /** What strategies see of our trainer; the loop advances `step`. */
 export class ReferenceHost implements HostTrainer {
@@ -30,6 +36,7 @@ export class ReferenceHost implements HostTrainer {
   readonly stepsPerEpoch: number;
   readonly adapters: AdapterSet;
   private dev: Batch[] | undefined;
+  private stages: Promise<SegmentedLosses> | undefined;
   private devExamples = 32;
 
   constructor(private readonly options: HostOptions) {
@@ -66,8 +73,16 @@ export class ReferenceHost implements HostTrainer {
     return this.dev;
   }
 
-  losses(settings: readonly GateSetting[]): Promise<Float64Array> {
-    return naiveGateLosses(this.options.runtime, this.devBatches(), settings);
+  async losses(settings: readonly GateSetting[]): Promise<Float64Array> {
+    const { runtime, breathe } = this.options;
+    if (settings.length < worthStages || !canSegment(this.adapters))
+      return naiveGateLosses(runtime, this.devBatches(), settings, breathe);
+    this.stages ??= SegmentedLosses.open(runtime);
+    return (await this.stages).losses(this.devBatches(), settings, breathe);
+  }
+
+  async close(): Promise<void> {
+    await (await this.stages)?.close();
   }
 
   async gateGradients(on: 'all' | 'none' | 'current', data: 'dev' | 'heldBack'): Promise<GateGradients> {

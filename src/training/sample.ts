@@ -1,6 +1,7 @@
 import type { RunConfig } from '../config/schema.ts';
 import type { AdaptedRuntime } from '../runtime/adaptedRuntime.ts';
-import type { Tokenizer } from '../tasks/tokenizer.ts';
+import type { Decoder } from '../runtime/decoder.ts';
+import { generateText } from '../runtime/textGeneration.ts';
 import type { RunData } from './data.ts';
 import type { SampleEvent } from './reporter.ts';
 
@@ -20,31 +21,33 @@ function samplePrompt(config: RunConfig, data: RunData): number[] | undefined {
   return row.ids.slice(0, isPrompt ? trainedFrom + 1 : Math.min(promptTokens, Math.ceil(row.ids.length / 2)));
 }
 
-/** Greedy continuation by whole forward passes: the sessions that train are enough for a short sample. */
-async function continueGreedily(
-  runtime: AdaptedRuntime,
-  tokenizer: Tokenizer,
-  prompt: readonly number[],
-  limit: number,
-): Promise<number[]> {
-  const ids = [...prompt];
-  while (ids.length < prompt.length + limit) {
+/** A decoder over the sessions that train: every token is a whole forward pass, enough for a short sample. */
+function runtimeDecoder(runtime: AdaptedRuntime): Decoder {
+  let ids: number[] = [];
+  const logits = async () => {
     const length = ids.length;
-    const logits = await runtime.logits({
-      size: 1,
-      length,
-      inputIds: BigInt64Array.from(ids, BigInt),
-      attentionMask: new BigInt64Array(length).fill(1n),
-      positionIds: BigInt64Array.from(ids, (_, i) => BigInt(i)),
-      rows: BigInt64Array.of(BigInt(length - 1)),
-      targets: BigInt64Array.of(0n),
-    });
-    let best = 0;
-    for (let i = 1; i < logits.length; i++) if (logits[i]! > logits[best]!) best = i;
-    if (best === tokenizer.eosId) break;
-    ids.push(best);
-  }
-  return ids.slice(prompt.length);
+    return [
+      await runtime.logits({
+        size: 1,
+        length,
+        inputIds: BigInt64Array.from(ids, BigInt),
+        attentionMask: new BigInt64Array(length).fill(1n),
+        positionIds: BigInt64Array.from(ids, (_, i) => BigInt(i)),
+        rows: BigInt64Array.of(BigInt(length - 1)),
+        targets: BigInt64Array.of(0n),
+      }),
+    ];
+  };
+  return {
+    start([prompt]) {
+      ids = [...prompt!];
+      return logits();
+    },
+    next(_, [token]) {
+      ids.push(token!);
+      return logits();
+    },
+  };
 }
 
 /** Text from the model as it now is; null where the model does not write text or the run wants no sample. */
@@ -61,12 +64,15 @@ export async function sampleText(
   if (backbone.kind !== 'causal') return null;
   const prompt = samplePrompt(config, data);
   if (!prompt || prompt.length === 0) return null;
-  const limit = Math.min(newTokens, Math.max(1, (data.contextLength ?? 2048) - prompt.length));
-  const ids = await continueGreedily(runtime, data.tokenizer, prompt, limit);
+  const { tokenizer, contextLength } = data;
+  const answers = config.data.task !== 'text';
+  const { tokens } = await generateText(runtimeDecoder(runtime), prompt, {
+    maxNewTokens: newTokens,
+    contextLength,
+    endTokens: tokenizer.eosId === undefined ? [] : [tokenizer.eosId],
+    // An answer is the likeliest one; free text by greedy decoding of a small model runs in circles.
+    sampling: answers ? undefined : { temperature: 0.8, topK: 40, seed: config.train.seed },
+  });
   const skipSpecial = { skipSpecial: true };
-  return {
-    when,
-    prompt: data.tokenizer.decode(prompt, skipSpecial),
-    text: data.tokenizer.decode(ids, skipSpecial),
-  };
+  return { when, prompt: tokenizer.decode(prompt, skipSpecial), text: tokenizer.decode(tokens, skipSpecial) };
 }

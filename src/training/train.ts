@@ -166,7 +166,8 @@ export async function trainRun(config: RunConfig, options: TrainOptions): Promis
     return JSON.parse(readFileSync(folder.file('result.json'), 'utf8')) as RunResult;
   const run = await prepareRun(config, options.strategies);
   try {
-    return await new TrainingLoop(run, folder, options).run();
+    const loop = new TrainingLoop(run, folder, options);
+    return await loop.run().finally(() => loop.close());
   } finally {
     await run.close();
   }
@@ -223,6 +224,7 @@ class TrainingLoop {
       batchSize: config.train.batchSize,
       nextHeldBack: () => this.nextHeldBack(),
       onAllocation: (report) => this.logAllocation(report),
+      breathe: () => this.stopScoring(),
     });
   }
 
@@ -245,6 +247,10 @@ class TrainingLoop {
     }
     if (options.signal?.aborted) this.interrupt();
     return this.finish(stopped && this.state.step < run.totalSteps);
+  }
+
+  close(): Promise<void> {
+    return this.host.close();
   }
 
   private restore(): boolean {
@@ -484,6 +490,20 @@ class TrainingLoop {
       {
         where: this.folder.path,
         fix: 'Continue with --resume.',
+      },
+    );
+  }
+
+  /** Mid-round there is no state to save: the last checkpoint stands, and resuming scores again. */
+  private stopScoring(): void {
+    if (!this.options.signal?.aborted) return;
+    throw new AloraError(
+      'interrupted',
+      'INTERRUPTED',
+      `Interrupted while ranks were scored after step ${this.state.step}`,
+      {
+        where: this.folder.path,
+        fix: 'Continue with --resume: the run goes on from its last checkpoint.',
       },
     );
   }

@@ -1,0 +1,72 @@
+import { describe, expect, it } from 'vitest';
+import type { GateSetting } from '../../src/adapters/strategy.ts';
+import { randomStream } from '../../src/random.ts';
+import { naiveGateLosses } from '../../src/runtime/gateLosses.ts';
+import { SegmentedLosses } from '../../src/runtime/segmentedLosses.ts';
+import { collate } from '../../src/tasks/collate.ts';
+import type { Example } from '../../src/tasks/task.ts';
+import { openModel } from '../../src/training/assemble.ts';
+import { openAdapted } from '../../src/training/openAdapted.ts';
+
+const fixture = (path: string) => new URL(`../../fixtures/${path}`, import.meta.url).pathname;
+
+/** Rows of random tokens; the last four of each are trained, or one class a row. */
+function batch(kind: Example['kind'], size: number, length: number, seed: number) {
+  const random = randomStream(seed, 'rows');
+  const examples = Array.from({ length: size }, (_, i): Example => {
+    const ids = Array.from({ length: length - (i % 3) }, () => 3 + random.integer(80));
+    const targets =
+      kind === 'sequence'
+        ? [i % 2]
+        : ids.map((_, t) => (t >= ids.length - 5 && t + 1 < ids.length ? ids[t + 1]! : -1));
+    return { kind, ids, targets, source: { file: 'test', line: i + 1 } };
+  });
+  return collate(examples, { padId: 1 });
+}
+
+describe('losses under many gate settings', () => {
+  it.each([
+    ['llama', 'traces/alora/adapter', 'token'],
+    ['gpt2', 'traces/gpt2/initial', 'token'],
+    ['phi3', 'traces/phi3/initial', 'token'],
+    ['opt', 'traces/opt/initial', 'token'],
+    ['bert', 'traces/bert/initial', 'sequence'],
+  ] as const)('%s: stage by stage as by whole passes', async (model, adapter, kind) => {
+    const opened = openModel({ path: fixture(`models/${model}`) });
+    const { runtime, adapters } = openAdapted(opened, {
+      adapter: fixture(adapter),
+      device: 'cpu',
+      threads: 1,
+    });
+    const batches = [batch(kind, 5, 12, 1), batch(kind, 3, 7, 2)];
+    const single = adapters.modules.flatMap((module) =>
+      Array.from({ length: adapters.rank(module) }, (_, rank) => [module.index, rank] as const),
+    );
+    const settings: GateSetting[] = [
+      { on: 'all', except: [] },
+      { on: 'none', except: [] },
+      ...single.flatMap((rank): GateSetting[] => [
+        { on: 'all', except: [rank] },
+        { on: 'none', except: [rank] },
+      ]),
+      { on: 'all', except: [single[0]!, single.at(-1)!] },
+      { on: 'none', except: [single[1]!, single.at(-1)!] },
+    ];
+    const naive = await naiveGateLosses(runtime, batches, settings);
+    const segmented = await SegmentedLosses.open(runtime);
+    const fast = await segmented.losses(batches, settings);
+    // Cut or whole, ONNX Runtime may fuse and order sums otherwise: float32 rounding, far below 1e-5 relative.
+    naive.forEach((value, i) => {
+      expect(Math.abs(fast[i]! - value) / value).toBeLessThan(1e-5);
+    });
+    const importance = (losses: Float64Array) =>
+      single.map((_, k) => losses[2 + 2 * k]! - losses[0]! - losses[3 + 2 * k]!);
+    const spread = Math.max(...importance(naive)) - Math.min(...importance(naive));
+    importance(naive).forEach((value, k) => {
+      expect(Math.abs(importance(fast)[k]! - value) / spread).toBeLessThan(1e-3);
+    });
+    await segmented.close();
+    await runtime.close();
+    opened.workspace.close();
+  });
+});
