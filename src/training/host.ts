@@ -23,7 +23,7 @@ export interface HostOptions {
   readonly nextHeldBack: () => Batch;
   readonly onAllocation: (report: AllocationReport) => void;
   /** Called between evaluations of gate settings; may throw to stop scoring. */
-  readonly breathe: () => void;
+  readonly breathe?: () => void;
 }
 
 /** From so many settings on, opening the stages of the model pays. */
