@@ -117,13 +117,18 @@ export function fromZodIssues(
         got,
         allowed: choices ?? allowed,
         didYouMean: choices && typeof got === 'string' ? nearest(got, choices) : undefined,
-        fix:
-          typeof got === 'string' && here?.type !== 'string' && got !== '' && Number.isFinite(Number(got))
-            ? `write ${got} without quotes`
-            : undefined,
+        fix: quotesFix(got, here),
       },
     ];
   });
+}
+
+/** YAML takes 8 for a number and "8" for a text; the wrong one of the two is the likeliest slip. */
+function quotesFix(got: unknown, here: JsonSchema | undefined): string | undefined {
+  const wantsText = here?.type === 'string' && here.enum === undefined;
+  if (wantsText && (typeof got === 'number' || typeof got === 'boolean')) return `write "${got}", in quotes`;
+  const isNumber = typeof got === 'string' && got !== '' && Number.isFinite(Number(got));
+  return isNumber && !wantsText ? `write ${got} without quotes` : undefined;
 }
 
 /** The value at a path of plain objects and lists. */

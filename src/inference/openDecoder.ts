@@ -32,11 +32,12 @@ export async function openDecoder(
   runtime: RuntimeOptions,
 ): Promise<OpenDecoder> {
   const model = readModel(directory.file);
-  if (!model.graph.outputs.some((value) => value.name === 'logits'))
+  // [batch, length, vocabulary]; a classifier gives [batch, classes].
+  if (!model.graph.outputs.some(({ name, shape }) => name === 'logits' && (shape?.length ?? 3) === 3))
     throw new AloraError('model', 'MODEL_NOT_DECODER', 'The model does not write text', {
       where: directory.file,
-      got: model.graph.outputs.map((value) => value.name).join(', '),
-      allowed: 'a decoder whose output is logits',
+      got: model.graph.outputs.map(({ name, shape }) => `${name} [${(shape ?? []).join(', ')}]`).join(', '),
+      allowed: 'a decoder: logits [batch, length, vocabulary]',
       fix: 'Use a decoder such as GPT-2 or Llama; encoders are scored with `onnx-alora eval`.',
     });
   if (adapter === undefined) {

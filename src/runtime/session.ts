@@ -10,6 +10,10 @@ export interface RuntimeOptions {
   readonly threads: number;
 }
 
+/** ONNX Runtime's own log on stderr: fatal errors only. Every other error reaches the user as an exception, once. */
+const quiet = { session: 4, environment: 'fatal' } as const;
+ort.env.logLevel = quiet.environment;
+
 /**
  * Options of every session. Prepacking would copy each weight into a layout of its own (twice the memory,
  * seconds to load), the memory pattern would reserve the largest batch for good.
@@ -23,7 +27,7 @@ export function sessionOptions(runtime: RuntimeOptions): ort.InferenceSession.Se
     graphOptimizationLevel: 'all',
     enableCpuMemArena: true,
     enableMemPattern: false,
-    logSeverityLevel: 3,
+    logSeverityLevel: quiet.session,
     // Block-wise weights stay exact: by default ONNX Runtime rounds the activations before them to 8 bits.
     extra: { session: { disable_prepacking: '1', qdq_matmulnbits_accuracy_level: '0' } },
   };
@@ -46,7 +50,6 @@ export async function openSession(path: string, runtime: RuntimeOptions): Promis
       throw new AloraError('config', 'DEVICE_UNAVAILABLE', `The device ${runtime.device} is not available`, {
         where: 'runtime.device',
         got: firstLine(message),
-        allowed: ort.listSupportedBackends().map((backend) => backend.name),
         fix: installHints[runtime.device],
         cause,
       });

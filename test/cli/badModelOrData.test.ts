@@ -25,6 +25,8 @@ beforeAll(async () => {
     cpSync(model, join(dir, name), { recursive: true, filter: (path) => !/safetensors|fp16/.test(path) });
   put(dir, 'garbage/onnx/model.onnx', 'version https://git-lfs.github.com/spec/v1\n');
   put(dir, 'cut/onnx/model.onnx', readFileSync(join(model, 'onnx/model.onnx')).subarray(0, 50_000));
+  cpSync(resolve('fixtures/peft/adapters/llama-lora'), join(dir, 'whole'), { recursive: true });
+  cpSync(resolve('fixtures/models/bert'), join(dir, 'classifier'), { recursive: true });
   rmSync(join(dir, 'untokenized/tokenizer.json'));
   mkdirSync(join(dir, 'hollow'));
   put(dir, 'taken/notes.txt', 'mine');
@@ -113,6 +115,29 @@ const refusals: readonly Refusal[] = [
     'MODEL_SAFETENSORS',
     'broken',
   ],
+  [
+    'generating with a classifier',
+    'generate --model classifier --prompt hi',
+    5,
+    'MODEL_NOT_DECODER',
+    'logits',
+  ],
+  [
+    'merging into a folder that is there',
+    'merge whole --model model --out taken',
+    7,
+    'STORAGE_EXISTS',
+    'taken',
+  ],
+  [
+    'merging with another model',
+    'merge whole --model classifier --out merged',
+    5,
+    'MODEL_MERGE_NO_PLACE',
+    'down_proj',
+  ],
+  ['graphs into a folder that holds something', 'graph run.yaml --out taken', 7, 'OUTPUT_EXISTS', '--out'],
+  ['inspecting what is not a model', 'inspect rows.jsonl', 5, 'MODEL_NOT_ONNX', 'rows.jsonl'],
   ['a report of no run', 'report hollow', 3, 'REPORT_NOT_A_RUN', 'hollow'],
 ];
 
