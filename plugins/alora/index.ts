@@ -12,15 +12,19 @@ const duration = z
   .optional();
 
 const options = z.strictObject({
-  rounds: z.int().min(0).optional().describe('N_A, rounds of pruning and growing; default: 8.'),
+  rounds: z.int().min(0).optional().describe('Rounds of pruning and growing (N_A); default: 8.'),
   ranksPerRound: z
     .union([z.int().min(1), z.enum(['perModel', 'perBlock'])])
     .default('perModel')
     .describe(
-      'n_A, ranks that move in a round: a number; perModel: as many as a block has modules, over the whole model; perBlock: so many within each block.',
+      'Ranks that move in a round (n_A): a number; perModel: as many as a block has modules, over the whole model; perBlock: so many within each block.',
     ),
-  firstRoundAfter: duration.describe('K1, training before the first round; default: 1 epoch.'),
-  roundEvery: duration.describe('K2, training between rounds; default: 0.25 epochs.'),
+  firstRoundAfter: duration.describe(
+    'Training before the first round (K1), in steps or epochs; default: 1 epoch.',
+  ),
+  roundEvery: duration.describe(
+    'Training between two rounds (K2), in steps or epochs; default: 0.25 epochs.',
+  ),
   examples: z
     .int()
     .min(1)
@@ -30,7 +34,7 @@ const options = z.strictObject({
     .enum(scorerNames)
     .default('exact')
     .describe(
-      'exact: switches every rank off, and on alone; screened: taylor, then exact near the cut; taylor: two backward passes; sensitivity, dnas: the variants of the paper.',
+      'How importance is found; exact: switches every rank off, and on alone; screened: taylor, then exact near the cut; taylor: two backward passes; sensitivity, dnas: the variants of the paper.',
     ),
 });
 
