@@ -168,9 +168,13 @@ describe('the importance of the ranks of an adapter', () => {
         throw new Error('scores need no training rows');
       },
       onAllocation: () => {},
+      breathe: () => {},
     });
   });
-  afterAll(() => run.close());
+  afterAll(async () => {
+    await host.close();
+    await run.close();
+  });
 
   const flat = (table: ScoreTable) =>
     Object.entries(table.modules).flatMap(([name, ranks]) => ranks.map((rank) => ({ name, ...rank })));
