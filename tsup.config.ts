@@ -10,6 +10,7 @@ export default defineConfig(({ outDir = 'dist', dts = true }) => ({
     index: 'src/index.ts',
     strategy: 'src/strategy.ts',
     strategies: 'src/strategies.ts',
+    testing: 'src/testing.ts',
     cli: 'src/cli/main.ts',
   },
   outDir,
@@ -18,7 +19,7 @@ export default defineConfig(({ outDir = 'dist', dts = true }) => ({
   platform: 'node',
   splitting: true,
   clean: true,
-  dts: dts && { entry: ['index', 'strategy', 'strategies'].map((name) => `src/${name}.ts`) },
+  dts: dts && { entry: ['index', 'strategy', 'strategies', 'testing'].map((name) => `src/${name}.ts`) },
   // The tokenizers of @xenova/transformers travel inside, so that users install one ONNX Runtime and no sharp.
   noExternal: [/^@xenova\/transformers/, /^@huggingface\/jinja/],
   external: ['onnxruntime-node'],
