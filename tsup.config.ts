@@ -12,6 +12,7 @@ export default defineConfig(({ outDir = 'dist', dts = true }) => ({
     strategies: 'src/strategies.ts',
     testing: 'src/testing.ts',
     cli: 'src/cli/main.ts',
+    worker: 'src/cli/worker.ts',
   },
   outDir,
   format: 'esm',

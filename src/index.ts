@@ -2,6 +2,12 @@
  * onnx-alora: PEFT-style adapter training for ONNX transformers on stock ONNX Runtime.
  * @module
  */
+import { type CompareReporter, runComparison } from './compare/compare.ts';
+import { type CompareInput, compareInput } from './compare/file.ts';
+import { inProcessRunner } from './compare/inProcessRunner.ts';
+import { defaultJobs, localRunner } from './compare/localRunner.ts';
+import type { CompareRecord } from './compare/record.ts';
+import type { Runner } from './compare/runner.ts';
 import { resolveRunConfig } from './config/resolve.ts';
 import type { RunConfig, RunConfigInput } from './config/schema.ts';
 import * as shipped from './strategies.ts';
@@ -12,6 +18,10 @@ import { type ExportResult, exportRunGraph } from './training/exportGraph.ts';
 import type { RunInfo, RunResult } from './training/reporter.ts';
 import { planRun, type TrainOptions, trainRun } from './training/train.ts';
 
+export type { CompareReporter } from './compare/compare.ts';
+export type { CompareInput } from './compare/file.ts';
+export type * from './compare/record.ts';
+export type { Failure, Job, JobEvents, Runner } from './compare/runner.ts';
 export type { RunConfig, RunConfigInput } from './config/schema.ts';
 export { AloraError, type ErrorDetails, type ErrorKind } from './errors.ts';
 export { type GenerateOptions, type GenerateResult, generateFrom as generate } from './inference/generate.ts';
@@ -71,6 +81,38 @@ export async function evaluate(
   options: EvaluateOptions & WithStrategies = {},
 ): Promise<EvaluateResult> {
   return evaluateRun(resolved(config, registry(options)), options);
+}
+
+export interface CompareOptions extends WithStrategies {
+  /** Worker processes at the same time; by default from cores and memory. */
+  readonly jobs?: number;
+  /** Where runs run; by default worker processes, or this one where strategies are given as objects. */
+  readonly runner?: Runner;
+  readonly reporter?: CompareReporter;
+  /** Aborting it saves a checkpoint of every run and ends with AloraError INTERRUPTED. */
+  readonly signal?: AbortSignal;
+  /** Runs again what diverged; other failures are always tried again. */
+  readonly retry?: boolean;
+  /** For the record in compare.json. */
+  readonly command?: string;
+}
+
+/**
+ * Compares strategies under one budget: every one with every seed, what has finished left alone. `input` is a compare
+ * file as an object: paths are relative to the working directory. Returns what compare.json holds; failed runs are
+ * part of it.
+ */
+export async function compare(input: CompareInput, options: CompareOptions = {}): Promise<CompareRecord> {
+  const strategies = registry(options);
+  const file = await compareInput(input, strategies);
+  return runComparison(file, {
+    ...options,
+    runner:
+      options.runner ??
+      (options.strategies
+        ? inProcessRunner({ strategies })
+        : (model, threads) => localRunner({ jobs: options.jobs ?? defaultJobs(model, threads) })),
+  });
 }
 
 /** Writes the training graph of a run as plain ONNX files with a manifest, for any ONNX Runtime. */

@@ -1,6 +1,7 @@
 import { Command, type CommanderError, Option } from 'commander';
 import { AloraError } from '../errors.ts';
 import { packageVersion } from './installation.ts';
+import { addVerb as compare } from './verbs/compare.ts';
 import { addVerb as data } from './verbs/data.ts';
 import { addVerb as env } from './verbs/env.ts';
 import { addVerb as evaluate } from './verbs/eval.ts';
@@ -14,7 +15,7 @@ import { addVerb as schema } from './verbs/schema.ts';
 import { addVerb as train } from './verbs/train.ts';
 
 /** A verb adds its command; one file and one line here. */
-const verbs = [init, inspect, data, train, evaluate, generate, merge, graph, report, schema, env];
+const verbs = [init, inspect, data, train, evaluate, generate, compare, report, merge, graph, schema, env];
 
 /** The command line. A mistake in it throws a CommanderError, which `usageError` words as one of ours. */
 export function createProgram(): Command {

@@ -163,11 +163,15 @@ function offsetOf(contents: Node | null, path: readonly PropertyKey[], atKey: bo
 /**
  * Applies `--set a.b=value` over a file. The value is YAML; `null` unsets a key; a path is relative to the
  * working directory. A setting displaces the file's other half of an exclusive pair: `train.steps` its epochs.
+ * `schema` says which keys there are.
  */
-export function applySettings(raw: RawFile, settings: readonly string[]): RawFile {
+export function applySettings(
+  raw: RawFile,
+  settings: readonly string[],
+  schema: JsonSchema = baseJsonSchema(),
+): RawFile {
   if (settings.length === 0) return raw;
   const value = structuredClone(raw.value) as Record<string, unknown>;
-  const schema = baseJsonSchema();
   const flags = new Map<string, string>();
   for (const setting of settings) {
     const equals = setting.indexOf('=');

@@ -1,6 +1,7 @@
 import type { Command } from 'commander';
 import { AloraError } from '../../errors.ts';
 import type { Reporter } from '../../training/reporter.ts';
+import { interruption } from '../interruption.ts';
 import { example, jsonOption, openRunFile, printJson, setOption } from '../options.ts';
 import { shortPath } from '../paths.ts';
 import { printPlan } from '../plan.ts';
@@ -41,7 +42,7 @@ async function runTraining(file: string, options: Options): Promise<void> {
     else printPlan(config, info, process.stdout);
     return;
   }
-  const { signal, release } = interruption();
+  const { signal, release } = interruption('saving a checkpoint after this step');
   const screen = options.json ? undefined : trainScreen(process.stdout, process.stderr);
   const quiet: Reporter = { onWarning: (message) => process.stderr.write(`warning: ${message}\n`) };
   let ran = false;
@@ -77,24 +78,4 @@ async function drawReport(folder: string): Promise<void> {
   } catch (cause) {
     process.stderr.write(`warning: report.html was not written: ${(cause as Error).message}\n`);
   }
-}
-
-/**
- * Ctrl-C and SIGTERM: the first asks the trainer to save a checkpoint and stop, the second stops at once.
- */
-function interruption(): { signal: AbortSignal; release(): void } {
-  const controller = new AbortController();
-  const handler = (name: NodeJS.Signals) => {
-    if (controller.signal.aborted) process.exit(130);
-    process.stderr.write(`\n${name}: saving a checkpoint after this step; again to stop at once\n`);
-    controller.abort(name);
-  };
-  const names: NodeJS.Signals[] = ['SIGINT', 'SIGTERM'];
-  for (const name of names) process.on(name, handler);
-  return {
-    signal: controller.signal,
-    release: () => {
-      for (const name of names) process.off(name, handler);
-    },
-  };
 }

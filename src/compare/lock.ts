@@ -1,0 +1,70 @@
+import { mkdirSync, readFileSync, rmSync, writeFileSync } from 'node:fs';
+import { dirname } from 'node:path';
+import { AloraError } from '../errors.ts';
+
+/** A running process, told apart from a later one with the same number where the system says when it began. */
+interface Owner {
+  readonly pid: number;
+  readonly began: string;
+}
+
+/** When a process began, in the clock ticks of Linux; '' where the system does not tell. */
+function beginningOf(pid: number): string {
+  try {
+    const boot = readFileSync('/proc/sys/kernel/random/boot_id', 'utf8').trim();
+    // Field 22 of proc(5), counted behind the name, which may hold anything but ends at the last bracket.
+    const fields = readFileSync(`/proc/${pid}/stat`, 'utf8').split(') ').at(-1)!.split(' ');
+    return `${boot} ${fields[19]}`;
+  } catch {
+    return '';
+  }
+}
+
+function isAlive({ pid, began }: Owner): boolean {
+  try {
+    process.kill(pid, 0);
+  } catch (cause) {
+    return (cause as NodeJS.ErrnoException).code === 'EPERM';
+  }
+  return beginningOf(pid) === began;
+}
+
+function ownerOf(path: string): Owner | undefined {
+  try {
+    return JSON.parse(readFileSync(path, 'utf8')) as Owner;
+  } catch {
+    // Gone, or torn by a process that died while it wrote: nobody's.
+    return undefined;
+  }
+}
+
+/**
+ * Takes a lock file for this process and returns what gives it back. A lock whose process is gone is taken over; one
+ * whose process still ends (a worker that has lost its parent finishes its step) is waited for.
+ * Throws `storage` COMPARE_IN_USE where another process holds it for longer than `patience` milliseconds.
+ */
+export async function takeLock(path: string, patience = 0): Promise<() => void> {
+  mkdirSync(dirname(path), { recursive: true });
+  const mine = JSON.stringify({ pid: process.pid, began: beginningOf(process.pid) } satisfies Owner);
+  const deadline = Date.now() + patience;
+  for (;;) {
+    try {
+      writeFileSync(path, mine, { flag: 'wx' });
+      return () => rmSync(path, { force: true });
+    } catch (cause) {
+      if ((cause as NodeJS.ErrnoException).code !== 'EEXIST') throw cause;
+    }
+    const owner = ownerOf(path);
+    if (!owner || !isAlive(owner)) {
+      rmSync(path, { force: true });
+      continue;
+    }
+    if (Date.now() >= deadline)
+      throw new AloraError('storage', 'COMPARE_IN_USE', 'another process works in this folder', {
+        where: dirname(path),
+        got: `process ${owner.pid}`,
+        fix: `wait for it to end; if there is no such process, delete ${path}`,
+      });
+    await new Promise((done) => setTimeout(done, 100));
+  }
+}
