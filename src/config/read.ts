@@ -192,8 +192,7 @@ export function applySettings(
         fix: 'quote the value',
       });
     const given: unknown = fault.toJS();
-    const isPath = (pathKeys as readonly string[]).includes(dotted) && typeof given === 'string';
-    assign(value, keys, isPath && existsOrLocal(dotted, given) ? resolve(given) : given);
+    assign(value, keys, typeof given === 'string' && isLocalPath(dotted, given) ? resolve(given) : given);
     flags.set(dotted, `--set ${setting}`);
   }
   for (const [one, other] of exclusiveKeys) {
@@ -213,9 +212,12 @@ export function applySettings(
   };
 }
 
-/** A hub id stays a hub id unless a folder of that name is in the working directory. */
-const existsOrLocal = (dotted: string, path: string): boolean =>
-  dotted !== 'model.path' || isModulePath(path) || existsSync(path);
+/** Whether the value of a key is a path; a hub id or a strategy's name is none. */
+function isLocalPath(dotted: string, value: string): boolean {
+  if (dotted === 'adapter.strategy') return isModulePath(value);
+  if (dotted === 'model.path') return isModulePath(value) || existsSync(value);
+  return (pathKeys as readonly string[]).includes(dotted);
+}
 
 function rejectUnknown(keys: readonly string[], schema: JsonSchema, where: string): void {
   for (let depth = 0; depth < keys.length; depth++) {

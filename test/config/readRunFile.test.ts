@@ -120,6 +120,8 @@ describe('--set', () => {
   });
 
   it('takes paths from the working directory', async () => {
+    const missing = await refusal(minimal, ['adapter.strategy=./none.mjs']);
+    expect(missing.details.got).toBe(join(process.cwd(), 'none.mjs'));
     expect((await read(minimal, ['data.train=x.jsonl'])).config.data.train).toBe(
       join(process.cwd(), 'x.jsonl'),
     );
