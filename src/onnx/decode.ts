@@ -1,9 +1,10 @@
-import { existsSync, readFileSync, realpathSync, statSync } from 'node:fs';
+import { existsSync, realpathSync, statSync } from 'node:fs';
 import { dirname, isAbsolute, relative, resolve } from 'node:path';
 import onnxProto from 'onnx-proto';
 import { AloraError } from '../errors.ts';
 import { byteLength, type DType, dtypeOf } from './dtype.ts';
 import { type Attribute, type Dim, Graph, type Model, Node, type Value } from './graph.ts';
+import { embeddedKey, skimModel } from './skim.ts';
 import { type ExternalData, Tensor } from './tensor.ts';
 import { type WireField, wireEntry, wireFields } from './wire.ts';
 
@@ -27,8 +28,8 @@ function broken(path: string, cause: unknown): AloraError {
 }
 
 /**
- * Reads an .onnx file. The weights stay views into the one buffer that the file was read into, or references
- * into external data files, which must lie inside the model's folder.
+ * Reads an .onnx file. Large weights stay where they are, in it or in external data files, which must lie inside
+ * the model's folder; their bytes are read when asked for.
  */
 export function readModel(path: string): Model {
   if (!existsSync(path) || !statSync(path).isFile())
@@ -36,7 +37,13 @@ export function readModel(path: string): Model {
       where: path,
       fix: 'Give the path of an .onnx file, or of a model directory that holds one.',
     });
-  return decodeModel(readFileSync(path), path);
+  let bytes: Uint8Array;
+  try {
+    bytes = skimModel(path);
+  } catch (cause) {
+    throw broken(path, cause);
+  }
+  return decodeModel(bytes, path);
 }
 
 /** Decodes the bytes of an .onnx file; `path` locates external data and names the model in errors. */
@@ -234,6 +241,13 @@ class GraphReader {
 
   private external(proto: TensorProto, dtype: DType, dims: readonly number[]): ExternalData {
     const entries = new Map(proto.externalData.map((entry) => [entry.key, entry.value ?? '']));
+    if (entries.has(embeddedKey))
+      return {
+        path: resolve(this.path),
+        offset: Number(entries.get('offset')),
+        length: Number(entries.get('length')),
+        embedded: true,
+      };
     const location = entries.get('location') ?? '';
     const path = resolve(this.folder, location);
     const outside = (p: string, folder: string) => {

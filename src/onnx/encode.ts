@@ -31,7 +31,8 @@ export function writeModel(model: Model, path: string): void {
   const folder = dirname(resolve(path));
   const within = (tensor: Tensor) => {
     const source = tensor.source as ExternalData;
-    return tensor.isExternal && dirname(source.path).startsWith(folder) ? source : undefined;
+    if (!tensor.isExternal || source.embedded) return undefined;
+    return dirname(source.path).startsWith(folder) ? source : undefined;
   };
   const all = [...tensorsOf(model.graph)];
   const total = all.reduce((sum, tensor) => sum + (within(tensor) ? 0 : tensor.byteLength), 0);
@@ -68,7 +69,7 @@ export function writeTensors(tensors: readonly Tensor[], path: string): Tensor[]
       const align = tensor.byteLength >= 2 ** 16 ? 4096 : 64;
       const offset = Math.ceil(at / align) * align;
       if (offset > at) yield new Uint8Array(offset - at);
-      yield tensor.bytes();
+      yield* tensor.pieces();
       moved.push(
         new Tensor(tensor.dtype, tensor.dims, { path: resolve(path), offset, length: tensor.byteLength }),
       );

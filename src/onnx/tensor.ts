@@ -3,12 +3,14 @@ import { AloraError } from '../errors.ts';
 import { byteLength, type DType } from './dtype.ts';
 import { bfloat16ToFloat32, float16ToFloat32, float32ToBfloat16, float32ToFloat16 } from './half.ts';
 
-/** Where the bytes of a tensor lie outside the .onnx file. Offsets and lengths in bytes. */
+/** Where the bytes of a tensor lie in a file. Offsets and lengths in bytes. */
 export interface ExternalData {
   /** Absolute path of the data file. */
   readonly path: string;
   readonly offset: number;
   readonly length: number;
+  /** The file is an .onnx file, not one of external data: other models cannot refer to it. */
+  readonly embedded?: boolean;
 }
 
 /** A little-endian typed-array view when the bytes are aligned, else over a copy. */
@@ -95,6 +97,17 @@ export class Tensor {
   /** The raw bytes; external ones are read from their file at each call. */
   bytes(): Uint8Array {
     return this.source instanceof Uint8Array ? this.source : readExternal(this.source);
+  }
+
+  /** The raw bytes in pieces; those of a file are read one after another. */
+  *pieces(): Generator<Uint8Array> {
+    if (this.source instanceof Uint8Array) yield this.source;
+    else {
+      const { path, offset, length } = this.source;
+      const largest = 2 ** 24;
+      for (let at = 0; at < length; at += largest)
+        yield readExternal({ path, offset: offset + at, length: Math.min(largest, length - at) });
+    }
   }
 
   /** All elements as float32; integers and float64 are converted. */

@@ -12,12 +12,18 @@ export interface WireField {
   readonly end: number;
 }
 
+/** Bytes by position, in memory or in a file. */
+export interface Bytes {
+  readonly length: number;
+  at(index: number): number | undefined;
+}
+
 /** Reads a varint; low 53 bits are exact. Returns [value, position after it]. */
-function varintAt(bytes: Uint8Array, at: number): [number, number] {
+function varintAt(bytes: Bytes, at: number): [number, number] {
   let value = 0;
   let scale = 1;
   for (let i = at; i < bytes.length; i++) {
-    const byte = bytes[i]!;
+    const byte = bytes.at(i)!;
     value += (byte & 0x7f) * scale;
     if (byte < 0x80) return [value, i + 1];
     scale *= 128;
@@ -26,7 +32,7 @@ function varintAt(bytes: Uint8Array, at: number): [number, number] {
 }
 
 /** The fields of the message in bytes[from, to). Throws RangeError on a malformed message. */
-export function* wireFields(bytes: Uint8Array, from = 0, to = bytes.length): Generator<WireField> {
+export function* wireFields(bytes: Bytes, from = 0, to = bytes.length): Generator<WireField> {
   for (let at = from; at < to; ) {
     const start = at;
     const [key, afterKey] = varintAt(bytes, at);
