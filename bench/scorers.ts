@@ -1,0 +1,169 @@
+import { mkdtempSync, rmSync, writeFileSync } from 'node:fs';
+import { tmpdir } from 'node:os';
+import { join } from 'node:path';
+import { parseArgs } from 'node:util';
+import type { AdapterStrategy, ScoreTable } from 'onnx-alora/strategy';
+import { scorerNames } from '../plugins/alora/scorers/index.ts';
+import { dateExamples } from '../src/cli/dates.ts';
+import { resolveRunConfig } from '../src/config/resolve.ts';
+import { alora } from '../src/strategies.ts';
+import type { AllocationEvent } from '../src/training/reporter.ts';
+import { trainRun } from '../src/training/train.ts';
+
+const help = `npm run bench:scorers -- [options]
+
+ALoRA's scorers beside each other: the date task on the embedded model, one run a scorer and seed. Prints a Markdown table
+(medians over the seeds): dev loss at the end, seconds spent scoring, and how many of the ranks that a round pruned are
+among those that exact scores of the same moment would have pruned.
+
+  --scorers <names>  ${scorerNames.join(',')} (default: all)
+  --seeds <numbers>  default 0,1,2
+  --rank <n>         the budget (default 4)
+  --rounds <n>       default 4
+  --steps <n>        default 125`;
+
+const { values: options } = parseArgs({
+  options: {
+    scorers: { type: 'string', default: scorerNames.join(',') },
+    seeds: { type: 'string', default: '0,1,2' },
+    rank: { type: 'string', default: '4' },
+    rounds: { type: 'string', default: '4' },
+    steps: { type: 'string', default: '125' },
+    help: { type: 'boolean', default: false },
+  },
+});
+if (options.help) {
+  console.log(help);
+  process.exit(0);
+}
+
+const folder = mkdtempSync(join(tmpdir(), 'onnx-alora-scorers-'));
+for (const [split, count, seed] of [
+  ['train', 2000, 0],
+  ['dev', 200, 1],
+] as const)
+  writeFileSync(
+    join(folder, `${split}.jsonl`),
+    dateExamples(count, seed)
+      .map((example) => `${JSON.stringify(example)}\n`)
+      .join(''),
+  );
+
+interface Outcome {
+  readonly loss: number;
+  readonly seconds: number;
+  /** Share of the pruned ranks that exact would have pruned, over all rounds. */
+  readonly agreement: number;
+}
+
+interface Counts {
+  seconds: number;
+  same: number;
+  pruned: number;
+  /** The allocation that was reported last. */
+  last?: AllocationEvent;
+}
+
+/** ALoRA with a stopwatch, and exact scores taken beside every round. */
+function watched(outcome: Counts): AdapterStrategy<unknown> {
+  const strategy = alora as AdapterStrategy<unknown>;
+  return {
+    ...strategy,
+    scheduler(run, own) {
+      const scheduler = strategy.scheduler!(run, own);
+      const timed = async (work: () => void | Promise<void>) => {
+        const begun = performance.now();
+        await work();
+        outcome.seconds += (performance.now() - begun) / 1000;
+      };
+      let rounds = 0;
+      return {
+        ...scheduler,
+        beforeStep: (host) => timed(() => scheduler.beforeStep?.(host)),
+        async afterStep(host) {
+          const before = scheduler.save() as { searching: boolean };
+          const due = before.searching && isRound(host.step, rounds);
+          const exact = due ? await alora.score(host, { scorer: 'exact' }) : undefined;
+          await timed(() => scheduler.afterStep(host));
+          const event = outcome.last;
+          if (!event || !exact) return;
+          rounds++;
+          const reference = lowest(exact, event.pruned.length);
+          outcome.pruned += event.pruned.length;
+          outcome.same += event.pruned.filter(({ module, index }) =>
+            reference.has(`${module} ${index}`),
+          ).length;
+        },
+      };
+    },
+  };
+}
+
+const [totalSteps, rounds] = [Number(options.steps), Number(options.rounds)];
+const first = Math.floor(totalSteps / 4);
+const every = Math.floor(totalSteps / 2 / rounds);
+const isRound = (step: number, done: number) => step === first + done * every;
+
+function lowest(table: ScoreTable, count: number): Set<string> {
+  return new Set(
+    Object.entries(table.modules)
+      .flatMap(([module, ranks]) => ranks.map((rank) => ({ module, ...rank })))
+      .filter(({ importance }) => importance !== null)
+      .sort((a, b) => a.importance! - b.importance! || b.index - a.index)
+      .slice(0, count)
+      .map(({ module, index }) => `${module} ${index}`),
+  );
+}
+
+async function measure(scorer: string, seed: number): Promise<Outcome> {
+  const counted: Counts = { seconds: 0, same: 0, pruned: 0 };
+  const strategies = { alora: watched(counted) };
+  const config = resolveRunConfig(
+    {
+      model: { path: 'fixtures/models/presidents' },
+      data: {
+        task: 'prompt',
+        train: join(folder, 'train.jsonl'),
+        dev: join(folder, 'dev.jsonl'),
+        maxLength: 64,
+      },
+      adapter: { strategy: 'alora', scorer, rounds, firstRoundAfter: first, roundEvery: every },
+      budget: { rank: Number(options.rank) },
+      train: { steps: totalSteps, batchSize: 16, learningRate: 5e-3, evalEvery: 0, patience: 0, seed },
+      output: join(folder, `${scorer}-${seed}`),
+    },
+    { strategies },
+  );
+  const result = await trainRun(config, {
+    strategies,
+    reporters: [
+      {
+        onAllocation: (event) => {
+          counted.last = event;
+        },
+      },
+    ],
+  });
+  return { loss: result.dev!.last.loss, seconds: counted.seconds, agreement: counted.same / counted.pruned };
+}
+
+function median(values: readonly number[]): number {
+  const sorted = [...values].sort((a, b) => a - b);
+  const middle = sorted.length >> 1;
+  return sorted.length % 2 === 1 ? sorted[middle]! : (sorted[middle - 1]! + sorted[middle]!) / 2;
+}
+
+try {
+  console.log('| scorer | dev loss | seconds scoring | pruned as exact would |\n|---|---|---|---|');
+  for (const scorer of options.scorers.split(',')) {
+    const outcomes: Outcome[] = [];
+    for (const seed of options.seeds.split(',')) outcomes.push(await measure(scorer, Number(seed)));
+    const of = (key: keyof Outcome) => median(outcomes.map((outcome) => outcome[key]));
+    const range = outcomes.map(({ loss }) => loss.toFixed(3)).sort();
+    console.log(
+      `| \`${scorer}\` | ${of('loss').toFixed(3)} (${range[0]} to ${range.at(-1)}) | ${of('seconds').toFixed(1)} | ${(100 * of('agreement')).toFixed(0)} % |`,
+    );
+  }
+} finally {
+  rmSync(folder, { recursive: true });
+}
