@@ -16,6 +16,7 @@ import type { EvaluateOptions, EvaluateResult } from './training/evaluate.ts';
 import { evaluateRun } from './training/evaluate.ts';
 import { type ExportResult, exportRunGraph } from './training/exportGraph.ts';
 import type { RunInfo, RunResult } from './training/reporter.ts';
+import { type ScoreOptions, type ScoreResult, scoreAdapter } from './training/score.ts';
 import { planRun, type TrainOptions, trainRun } from './training/train.ts';
 
 export type { CompareReporter } from './compare/compare.ts';
@@ -37,6 +38,7 @@ export type { StrategyRegistry } from './training/assemble.ts';
 export type { EvaluateOptions, EvaluateResult } from './training/evaluate.ts';
 export type { ExportResult } from './training/exportGraph.ts';
 export type * from './training/reporter.ts';
+export type { ScoreOptions, ScoreResult } from './training/score.ts';
 
 export interface WithStrategies {
   /** Strategies beside the shipped ones, by the word in the run file. A shipped name cannot be taken. */
@@ -122,4 +124,12 @@ export async function exportGraph(
 ): Promise<ExportResult> {
   const strategies = registry(options);
   return exportRunGraph(resolved(config, strategies), strategies, options.out);
+}
+
+/** Importance of every rank of an adapter on the dev rows of a run: ours, or one that PEFT made. */
+export async function score(
+  config: RunConfigInput | RunConfig,
+  options: ScoreOptions & WithStrategies,
+): Promise<ScoreResult> {
+  return scoreAdapter(resolved(config, registry(options)), shipped.alora.score, options);
 }

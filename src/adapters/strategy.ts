@@ -171,8 +171,9 @@ export interface HostTrainer {
   /** Mean cross-entropy over the trained tokens of the run's fixed dev batch under each gate setting. */
   losses(settings: readonly GateSetting[]): Promise<Float64Array>;
   /**
-   * dLoss/dgate on the dev batch, or on the next batch of a held-back half of the training rows (DNAS).
-   * `all`: every gate 1; `none`: every gate 0; `current`: the gates as they are.
+   * Gradients on the dev batch, or on the next batch of the rows held back from weight training (DNAS).
+   * `current`: dLoss/dgate at the gates as they are. `all`, `none`: the gradient with respect to a mask in front
+   * of the gate, where every mask is 1, or 0; with gates of 1 it is dLoss/dgate.
    */
   gateGradients(on: 'all' | 'none' | 'current', data: 'dev' | 'heldBack'): Promise<GateGradients>;
   /** Removes ranks; optimizer moments go with them. */

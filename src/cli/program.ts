@@ -12,10 +12,25 @@ import { addVerb as inspect } from './verbs/inspect.ts';
 import { addVerb as merge } from './verbs/merge.ts';
 import { addVerb as report } from './verbs/report.ts';
 import { addVerb as schema } from './verbs/schema.ts';
+import { addVerb as score } from './verbs/score.ts';
 import { addVerb as train } from './verbs/train.ts';
 
 /** A verb adds its command; one file and one line here. */
-const verbs = [init, inspect, data, train, evaluate, generate, compare, report, merge, graph, schema, env];
+const verbs = [
+  init,
+  inspect,
+  data,
+  train,
+  evaluate,
+  generate,
+  score,
+  compare,
+  report,
+  merge,
+  graph,
+  schema,
+  env,
+];
 
 /** The command line. A mistake in it throws a CommanderError, which `usageError` words as one of ours. */
 export function createProgram(): Command {

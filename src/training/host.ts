@@ -89,17 +89,21 @@ export class ReferenceHost implements HostTrainer {
     const { runtime } = this.options;
     const batches = data === 'dev' ? this.devBatches() : [this.options.nextHeldBack()];
     const labels = batches.reduce((sum, batch) => sum + batch.labels, 0);
-    const gates: GateReader =
-      on === 'current'
-        ? liveGates(this.adapters)
-        : (_, gate) => new Float32Array(gate.length).fill(on === 'all' ? 1 : 0);
+    const live = liveGates(this.adapters);
+    const off: GateReader = (_, gate) => new Float32Array(gate.length);
     const totals = this.adapters.modules.map((module) => new Float64Array(this.adapters.rank(module)));
     for (const batch of batches) {
-      const gradients = await runtime.gateGradients(batch, 1 / labels, gates);
+      this.options.breathe?.();
+      const gradients = await runtime.gateGradients(batch, 1 / labels, on === 'none' ? off : live);
       totals.forEach((total, m) => {
         for (let i = 0; i < total.length; i++) total[i]! += gradients[m]![i]!;
       });
     }
+    if (on !== 'current')
+      this.adapters.modules.forEach((module, m) => {
+        const gate = live(m, this.adapters.parameter(module, 'gate'));
+        for (let i = 0; i < gate.length; i++) totals[m]![i]! *= gate[i]!;
+      });
     return totals;
   }
 

@@ -36,7 +36,7 @@ export function addVerb(program: Command): void {
     )
     .addOption(jsonOption())
     .action((file: string, options: Options) => runCompare(file, options));
-  example(command, 'onnx-alora compare compare.yaml --jobs 2');
+  example(command, 'npx onnx-alora compare compare.yaml --jobs 2');
 }
 
 async function runCompare(path: string, options: Options): Promise<void> {
