@@ -25,6 +25,10 @@ export type * from './compare/record.ts';
 export type { Failure, Job, JobEvents, Runner } from './compare/runner.ts';
 export type { RunConfig, RunConfigInput } from './config/schema.ts';
 export { AloraError, type ErrorDetails, type ErrorKind } from './errors.ts';
+export {
+  type ExportServingOptions,
+  exportServing as exportInferenceGraph,
+} from './inference/exportServing.ts';
 export { type GenerateOptions, type GenerateResult, generateFrom as generate } from './inference/generate.ts';
 export {
   type Inspection,
@@ -32,7 +36,9 @@ export {
   inspectModel as inspect,
   type ModuleSummary,
 } from './inference/inspect.ts';
+export { loadModel } from './inference/loadModel.ts';
 export { type MergeModelOptions, type MergeModelResult, mergeModel as merge } from './inference/merge.ts';
+export type * from './inference/requests.ts';
 export { writeReport as report } from './report/index.ts';
 export type { StrategyRegistry } from './training/assemble.ts';
 export type { EvaluateOptions, EvaluateResult } from './training/evaluate.ts';

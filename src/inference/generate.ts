@@ -84,7 +84,7 @@ export async function generateFrom(options: GenerateOptions): Promise<GenerateRe
 }
 
 /** End tokens of generation_config.json, config.json, or the tokenizer, in this order. */
-function endsOf(
+export function endsOf(
   folder: string,
   config: Readonly<Record<string, unknown>>,
   eosId: number | undefined,

@@ -109,8 +109,12 @@ function integers({ type }: Input, values: readonly number[], dims: readonly num
   return new ort.Tensor('int64', BigInt64Array.from(values, BigInt), dims);
 }
 
-/** A past of no positions: [rows, heads, 0, size]. The first axis is the batch, another symbolic one the past. */
-function emptyCache({ type, shape }: Input, rows: number): ort.Tensor {
+/**
+ * A past of no positions: [rows, heads, 0, size]. The first axis is the batch, another symbolic one the past.
+ * `use_cache_branch` is false.
+ */
+export function emptyCache({ name, type, shape }: Input, rows: number): ort.Tensor {
+  if (name === 'use_cache_branch') return new ort.Tensor('bool', Uint8Array.of(0), [1]);
   const dims = shape.map((dim, axis) => (axis === 0 ? rows : typeof dim === 'number' ? dim : 0));
   return type === 'float16'
     ? new ort.Tensor('float16', new Uint16Array(0), dims)

@@ -31,7 +31,7 @@ export class Feeder {
   private readonly names: ReadonlySet<string>;
   private readonly ranks: ReadonlyMap<string, number>;
   /** `adapters` tells the parameters' inputs from the model's; `given` are inputs that the caller feeds. */
-  constructor(graph: Graph, adapters: AdapterSet, given: readonly string[] = []) {
+  constructor(graph: Graph, adapters: Pick<AdapterSet, 'slots'>, given: readonly string[] = []) {
     this.names = new Set(graph.inputs.map((value) => value.name));
     const own = new Set<string>([...Object.values(inputNames), ...given]);
     for (const slot of adapters.slots) own.add(parameterInput(slot.module, slot.spec.role));

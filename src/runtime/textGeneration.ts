@@ -68,7 +68,48 @@ export async function generateText(
   return { tokens, finish: finishOf(tokens) };
 }
 
-function chooser({ sampling }: GenerationOptions): (logits: Float32Array) => number {
+/**
+ * Continues several prompts of equal length as one batch, each as `generateText` would (a row's draws are those of
+ * a request of its own). A row that has ended stays in the batch, unread, until all have. No beams, no `onToken`.
+ */
+export async function generateRows(
+  decoder: Decoder,
+  prompts: readonly (readonly number[])[],
+  options: Omit<GenerationOptions, 'beams' | 'onToken'>,
+): Promise<Generation[]> {
+  const contextLength = options.contextLength ?? Number.POSITIVE_INFINITY;
+  for (const prompt of prompts) checkPrompt(prompt, contextLength);
+  const maxNewTokens = Math.min(options.maxNewTokens, contextLength - (prompts[0]?.length ?? 0));
+  const rows = prompts.map((prompt) => ({
+    prompt,
+    tokens: [] as number[],
+    finish: 'interrupted' as Generation['finish'],
+    open: maxNewTokens > 0,
+    choose: chooser(options),
+  }));
+  const parents = prompts.map((_, i) => i);
+  const ends = new Set(options.endTokens);
+  let logits = await decoder.start(prompts);
+  while (rows.some((row) => row.open)) {
+    rows.forEach((row, i) => {
+      if (!row.open) return;
+      penalise(logits[i]!, [...row.prompt, ...row.tokens], options.repetitionPenalty ?? 1);
+      const token = row.choose(logits[i]!);
+      row.tokens.push(token);
+      if (ends.has(token)) row.finish = 'end';
+      else if (row.tokens.length >= maxNewTokens) row.finish = 'length';
+      row.open = row.finish === 'interrupted';
+    });
+    if (options.signal?.aborted || !rows.some((row) => row.open)) break;
+    logits = await decoder.next(
+      parents,
+      rows.map((row) => row.tokens.at(-1)!),
+    );
+  }
+  return rows.map(({ tokens, finish }) => ({ tokens, finish: maxNewTokens > 0 ? finish : 'length' }));
+}
+
+function chooser({ sampling }: Pick<GenerationOptions, 'sampling'>): (logits: Float32Array) => number {
   if (!sampling) return argmax;
   const random: Random = randomStream(sampling.seed ?? 0, 'generate');
   return (logits) => sampleToken(logits, sampling, random.uniform());

@@ -1,0 +1,60 @@
+import type { ModelConfig } from '../adapters/module.ts';
+import { AloraError } from '../errors.ts';
+import type { Logits } from './requests.ts';
+import type { ServedAdapter } from './servedAdapter.ts';
+
+export type Pooling = 'cls' | 'mean';
+
+interface Output {
+  readonly name: string;
+  readonly dims: readonly number[];
+  readonly data: Float32Array;
+}
+
+/**
+ * Class logits [C] of example i: those of the model's head, or the adapter's classifier over the encoder's output
+ * ([B, T, H], pooled over the example's own tokens, or [B, H]).
+ */
+export function classLogits(
+  { name, dims, data }: Output,
+  { lengths }: { readonly lengths: readonly number[] },
+  i: number,
+  classifier: ServedAdapter['classifier'],
+  pooling: Pooling,
+): Logits {
+  const width = dims.at(-1)!;
+  if (name === 'logits') return { dims: [width], data: data.slice(i * width, (i + 1) * width) };
+  if (!classifier)
+    throw new AloraError('model', 'MODEL_NO_HEAD', 'The model has no head, and the adapter brings none', {
+      got: `the output ${name}`,
+      allowed: 'a file with logits, or an adapter with a classifier in modules_to_save',
+      fix: 'Name an adapter that was trained for classification.',
+    });
+  const hidden = new Float32Array(width);
+  if (dims.length === 2) hidden.set(data.subarray(i * width, (i + 1) * width));
+  else {
+    const start = i * dims[1]! * width;
+    const count = pooling === 'cls' ? 1 : lengths[i]!;
+    for (let t = 0; t < count; t++)
+      for (let k = 0; k < width; k++) hidden[k]! += data[start + t * width + k]! / count;
+  }
+  const weight = classifier.weight.toFloat32();
+  const logits = Float32Array.from(classifier.bias?.toFloat32() ?? new Float32Array(weight.length / width));
+  for (let c = 0; c < logits.length; c++)
+    for (let k = 0; k < width; k++) logits[c]! += weight[c * width + k]! * hidden[k]!;
+  return { dims: [logits.length], data: logits };
+}
+
+/** Names of id2label where it has as many, else LABEL_0, LABEL_1, ... as transformers calls them. */
+export function classNames(config: ModelConfig, count: number): string[] {
+  const names = (config.id2label ?? {}) as Readonly<Record<string, string>>;
+  const complete = Object.keys(names).length === count;
+  return Array.from({ length: count }, (_, i) => (complete ? names[String(i)] : undefined) ?? `LABEL_${i}`);
+}
+
+export function softmax(logits: Float32Array): number[] {
+  const most = logits.reduce((a, b) => Math.max(a, b), Number.NEGATIVE_INFINITY);
+  const powers = Array.from(logits, (value) => Math.exp(value - most));
+  const total = powers.reduce((a, b) => a + b, 0);
+  return powers.map((value) => value / total);
+}

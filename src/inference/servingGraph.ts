@@ -1,0 +1,124 @@
+import type { LinearModule, ModelConfig, ModuleUse } from '../adapters/module.ts';
+import { selectTargets } from '../adapters/selection.ts';
+import { constantOf, findLinearModules } from '../adapters/targets.ts';
+import { Builder } from '../onnx/builder.ts';
+import type { Graph, Model, Value } from '../onnx/graph.ts';
+import { inferTypes } from '../passes/inferTypes.ts';
+import { inlineIf } from '../passes/inlineIf.ts';
+import { widen } from '../passes/widen.ts';
+
+/** A layer of an inference graph that any adapter can act on, by feeding its inputs. */
+export interface AdapterSite {
+  readonly module: LinearModule;
+  /** float32 [n, in, rank]; n is 1 (one adapter for the whole batch) or the batch size (one for each example). */
+  readonly a: string;
+  /** float32 [n, rank, out], the adapter's scale multiplied in. */
+  readonly b: string;
+  /** float32 [n, 1, out], added to the output; heads only, whose bias an adapter may replace. */
+  readonly bias: string | undefined;
+}
+
+/** Symbolic name of the first dimension of all factors. */
+export const adaptersDim = 'adapters';
+
+/** Targets of the sites: as `model.targets` of the run file. */
+export type SiteTargets = 'all-linear' | readonly string[];
+
+/**
+ * Makes an inference model adapter-ready, in place: beside each target the branch x A B, its factors graph inputs.
+ * Operators, cache and outputs stay as exported. A rank of 0 switches a layer's branch off. Heads are always sites,
+ * so that an adapter can bring its own (modules_to_save).
+ */
+export function makeAdapterReady(model: Model, config: ModelConfig, targets: SiteTargets): AdapterSite[] {
+  // A branch on use_cache_branch would hide the layers; factors are float32.
+  inlineIf(model);
+  widen(model);
+  inferTypes(model);
+  const linear = findLinearModules(model, config);
+  const chosen = new Set(selectTargets(linear, targets).map(({ name }) => name));
+  const builder = new Builder(model.graph, '/adapters');
+  const shapes = new BatchShapes(builder);
+  const sites = linear
+    .filter((module) => chosen.has(module.name) || module.role === 'head')
+    .map((module) => addSite(builder, shapes, module));
+  inferTypes(model);
+  return sites;
+}
+
+function addSite(builder: Builder, shapes: BatchShapes, module: LinearModule): AdapterSite {
+  const { graph } = builder;
+  const rank = `${module.name}.rank`;
+  const a = graph.input(`${module.name}.lora_A`, 'float32', [adaptersDim, module.in, rank]);
+  const b = graph.input(`${module.name}.lora_B`, 'float32', [adaptersDim, rank, module.out]);
+  const bias =
+    module.role === 'head'
+      ? graph.input(`${module.name}.bias_delta`, 'float32', [adaptersDim, 1, module.out])
+      : undefined;
+  shapes.count ??= a;
+  for (const use of module.uses) addBranch(builder, shapes, module, use, a, b, bias);
+  return { module, a: a.name, b: b.name, bias: bias?.name };
+}
+
+function addBranch(
+  builder: Builder,
+  shapes: BatchShapes,
+  module: LinearModule,
+  use: ModuleUse,
+  a: Value,
+  b: Value,
+  bias: Value | undefined,
+): void {
+  const { graph } = builder;
+  // Behind the bias, so that ONNX Runtime can still fuse it into the product.
+  const y = afterBias(use.output, module.out);
+  // Rows of a batch stand one after another: a flattened [B * T, in] is [n, B * T / n, in] for either n.
+  const batched = use.input.shape?.length === 3;
+  const x = batched ? use.input : builder.op('Reshape', [use.input, shapes.split(module.in)]);
+  let delta = builder.op('MatMul', [builder.op('MatMul', [x, a]), b]);
+  if (bias) delta = builder.op('Add', [delta, bias]);
+  if (!batched) delta = builder.op('Reshape', [delta, shapes.of(y, module.out)]);
+  const sum = builder.op('Add', [y, delta], { dtype: 'float32', shape: y.shape });
+  keepOutputName(graph, y, sum);
+  graph.replaceUses(y, sum, new Set([sum.producer!]));
+}
+
+/** The sum with the layer's constant bias, where that is all that happens to the product. */
+function afterBias(product: Value, out: number): Value {
+  const [user, ...others] = product.users;
+  if (user?.op !== 'Add' || others.length > 0) return product;
+  const other = user.inputs[user.inputs[0] === product ? 1 : 0];
+  return constantOf(other)?.tensor.size === out ? user.output : product;
+}
+
+/** An output of the graph keeps its name when something is added to it. */
+function keepOutputName(graph: Graph, old: Value, replacement: Value): void {
+  if (!graph.outputs.includes(old)) return;
+  const { name } = old;
+  old.name = graph.unique(`${name}/base`);
+  replacement.name = name;
+}
+
+/** Reshape targets of layers whose rows are flattened. */
+class BatchShapes {
+  /** A factor whose first dimension is the number of adapters. */
+  count: Value | undefined;
+  private readonly splits = new Map<number, Value>();
+  constructor(private readonly builder: Builder) {}
+
+  /** [n, -1, width]. */
+  split(width: number): Value {
+    let shape = this.splits.get(width);
+    if (!shape) {
+      const { builder } = this;
+      const count = builder.op('Gather', [builder.op('Shape', [this.count!]), builder.ints([0])]);
+      shape = builder.op('Concat', [count, builder.ints([-1, width])], { attributes: { axis: 0 } });
+      this.splits.set(width, shape);
+    }
+    return shape;
+  }
+
+  /** The shape of a layer's output. */
+  of(y: Value, width: number): Value {
+    return y.shape?.length === 2 ? this.builder.ints([-1, width]) : this.builder.op('Shape', [y]);
+  }
+}

@@ -1,0 +1,177 @@
+import { cpSync, mkdtempSync, readFileSync, rmSync } from 'node:fs';
+import { tmpdir } from 'node:os';
+import { join } from 'node:path';
+import { afterAll, describe, expect, it } from 'vitest';
+import { generateFrom } from '../../src/inference/generate.ts';
+import { loadModel } from '../../src/inference/loadModel.ts';
+import type { Logits, ServedModel } from '../../src/inference/requests.ts';
+
+const opened = new Map<string, Promise<ServedModel>>();
+afterAll(async () => {
+  for (const model of opened.values()) await (await model).close();
+});
+function open(name: string, options: Parameters<typeof loadModel>[1] = {}): Promise<ServedModel> {
+  const key = name + JSON.stringify(options);
+  const model = opened.get(key) ?? loadModel(`fixtures/models/${name}`, { threads: 1, ...options });
+  opened.set(key, model);
+  return model;
+}
+
+/** Made by fixtures/peft/make_adapters.py: logits of PEFT on a padded batch. */
+interface Expected {
+  readonly batch: { readonly input_ids: number[][]; readonly attention_mask: number[][] };
+  readonly shape: readonly number[];
+  readonly logits: readonly number[];
+}
+const adapter = (name: string) => `fixtures/peft/adapters/${name}`;
+const expected = (name: string): Expected =>
+  JSON.parse(readFileSync(`${adapter(name)}/expected.json`, 'utf8'));
+const tokensOf = ({ batch }: Expected) =>
+  batch.input_ids.map((row, i) => row.slice(0, batch.attention_mask[i]!.filter(Boolean).length));
+
+/** Largest difference to PEFT's logits at the tokens of each row. */
+function distance(logits: readonly Logits[], { shape, logits: wanted }: Expected): number {
+  const [, length, width] = shape.length === 3 ? shape : [0, 1, shape[1]];
+  let most = 0;
+  logits.forEach(({ data }, row) => {
+    data.forEach((value, i) => {
+      most = Math.max(most, Math.abs(value - wanted[row * length! * width! + i]!));
+    });
+  });
+  return most;
+}
+
+const difference = (a: Float32Array, b: Float32Array) =>
+  a.reduce((most, value, i) => Math.max(most, Math.abs(value - b[i]!)), 0);
+
+/** Two implementations of a two-layer model in float32 with logits of size 1 to 10. */
+const tolerance = 2e-5;
+
+describe('loadModel', () => {
+  it.each([
+    ['gpt2', ['gpt2-lora', 'gpt2-pattern', 'gpt2-rslora', 'gpt2-adalora']],
+    ['llama', ['llama-lora', 'llama-pattern', 'llama-rslora', 'llama-adalora']],
+    ['bert', ['bert-head']],
+  ])(
+    "%s: PEFT's folders as they are, switched in one session, give PEFT's logits",
+    async (name, adapters) => {
+      const model = await open(name);
+      for (const folder of [...adapters, adapters[0]!]) {
+        model.use(adapter(folder));
+        const wanted = expected(folder);
+        expect(distance(await model.logits(tokensOf(wanted)), wanted), folder).toBeLessThan(tolerance);
+      }
+    },
+  );
+
+  it.each([
+    ['gpt2', [adapter('gpt2-lora'), null, adapter('gpt2-pattern'), adapter('gpt2-adalora')]],
+    ['llama', [null, adapter('llama-adalora'), adapter('llama-lora'), adapter('llama-pattern')]],
+    ['llama-kv', [null, adapter('llama-adalora'), adapter('llama-lora'), adapter('llama-rslora')]],
+  ])('%s: an adapter for each example of a batch gives what a request each gives', async (name, adapters) => {
+    const model = await open(name);
+    const rows = [
+      [5, 9, 2, 44, 17],
+      [7, 7, 31],
+      [8, 3, 60, 61, 62, 63, 9],
+      [12, 80],
+    ];
+    const together = await model.logits(rows, { adapter: adapters });
+    for (const [i, row] of rows.entries()) {
+      const [alone] = await model.logits([row], { adapter: adapters[i]! });
+      expect(together[i]!.dims).toEqual(alone!.dims);
+      // The same products, blocked differently.
+      expect(difference(together[i]!.data, alone!.data)).toBeLessThan(tolerance);
+    }
+    const [base, other] = await model.logits([rows[0]!, rows[0]!], { adapter: [null, adapters[2]!] });
+    expect(difference(base!.data, other!.data)).toBeGreaterThan(0.01);
+  });
+
+  it('gives each example of a batch a head of its own', async () => {
+    const model = await open('bert');
+    const texts = ['one two three', 'four'];
+    const mixed = await model.classify(texts, { adapter: [adapter('bert-head'), null] });
+    const own = await model.classify(texts, { adapter: adapter('bert-head') });
+    const base = await model.classify(texts, { adapter: null });
+    // Probabilities from logits of size 1.
+    expect(Math.abs(mixed[0]!.score - own[0]!.score)).toBeLessThan(1e-5);
+    expect(Math.abs(mixed[1]!.score - base[1]!.score)).toBeLessThan(1e-5);
+    expect(Math.abs(base[0]!.score - own[0]!.score)).toBeGreaterThan(1e-3);
+    expect(mixed[0]!.scores.reduce((sum, { score }) => sum + score, 0)).toBeCloseTo(1, 6);
+    expect(mixed[0]!.scores.map(({ label }) => label)).toContain(mixed[0]!.label);
+  });
+
+  it.each(['llama', 'llama-kv'])('%s: prompts of a batch go on as they would alone', async (name) => {
+    const model = await open(name);
+    const prompts = ['the cat sat', 'a dog', 'the man ran'];
+    const adapters = [adapter('llama-lora'), null, adapter('llama-pattern')];
+    const options = { maxNewTokens: 8 };
+    const together = await model.generate(prompts, { ...options, adapter: adapters });
+    for (const [i, prompt] of prompts.entries()) {
+      const single = await generateFrom({
+        model: `fixtures/models/${name}`,
+        prompt,
+        adapter: adapters[i] ?? undefined,
+        threads: 1,
+        ...options,
+      });
+      expect(together[i]!.text).toBe(single.text);
+      const sampled = { ...options, temperature: 1, seed: 3 };
+      const [one] = await model.generate([prompt, prompt], {
+        ...sampled,
+        adapter: [adapters[i]!, adapters[1]!],
+      });
+      expect(one!.text).toBe((await model.generate(prompt, { ...sampled, adapter: adapters[i]! })).text);
+    }
+  });
+
+  it('switches in less than 5 ms', async () => {
+    const model = await open('llama');
+    const folders = [adapter('llama-lora'), null, adapter('llama-pattern')];
+    for (const folder of folders) model.use(folder);
+    const begun = performance.now();
+    for (let i = 0; i < 300; i++) model.use(folders[i % 3]!);
+    expect((performance.now() - begun) / 300).toBeLessThan(5);
+  });
+
+  it('reads an adapter again once it is forgotten', async () => {
+    const scratch = mkdtempSync(join(tmpdir(), 'onnx-alora-serve-'));
+    const folder = join(scratch, 'adapter');
+    const model = await open('llama');
+    const rows = [[5, 9, 2]];
+    try {
+      cpSync(adapter('llama-lora'), folder, { recursive: true });
+      const [before] = await model.logits(rows, { adapter: folder });
+      rmSync(folder, { recursive: true });
+      cpSync(adapter('llama-pattern'), folder, { recursive: true });
+      expect((await model.logits(rows, { adapter: folder }))[0]!.data).toEqual(before!.data);
+      model.forget(folder);
+      const [after] = await model.logits(rows, { adapter: folder });
+      expect(after!.data).toEqual((await model.logits(rows, { adapter: adapter('llama-pattern') }))[0]!.data);
+    } finally {
+      rmSync(scratch, { recursive: true });
+    }
+  });
+
+  it.each([
+    ['an adapter of another model', {}, { adapter: adapter('gpt2-lora') }, 'MODEL_NO_SITE'],
+    [
+      'a layer without a site',
+      { targets: ['q_proj'] },
+      { adapter: adapter('llama-pattern') },
+      'MODEL_NO_SITE',
+    ],
+    ['too few adapters', {}, { adapter: [null] }, 'ADAPTER_COUNT'],
+    ['no adapter', {}, { adapter: 'nowhere' }, 'MODEL_ADAPTER_NOT_FOUND'],
+  ])('refuses %s', async (_, options, request, code) => {
+    const model = await open('llama', options);
+    await expect(model.logits([[1], [2]], request)).rejects.toMatchObject({ code });
+  });
+
+  it('says what a model cannot do', async () => {
+    const bert = await open('bert');
+    const llama = await open('llama');
+    await expect(llama.classify(['text'])).rejects.toMatchObject({ code: 'MODEL_NOT_CLASSIFIER' });
+    await expect(bert.logits(['text'])).resolves.toHaveLength(1);
+  });
+});
