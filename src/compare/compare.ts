@@ -9,7 +9,7 @@ import { checkTreatment } from './checks.ts';
 import { collectRun, columnsOf, resultOf } from './collect.ts';
 import { planRecord, requireBudget, requireEqualSteps } from './contract.ts';
 import { csvOf } from './csv.ts';
-import { expand, labelOf, outputOf, seedFolder, type Variant } from './expand.ts';
+import { expand, labelsOf, outputOf, seedFolder, type Variant } from './expand.ts';
 import { baselineOf, type CompareFile } from './file.ts';
 import { type Fingerprint, fingerprinter } from './fingerprint.ts';
 import { takeLock } from './lock.ts';
@@ -61,7 +61,7 @@ export async function planComparison(
   file: CompareFile,
   fingerprint: Fingerprint = fingerprinter(),
 ): Promise<ComparePlan> {
-  const labels = file.entries.map(labelOf);
+  const labels = labelsOf(file.entries);
   const baseline = baselineOf(file, labels);
   const provisional = searchTrials(file.search)[0] ?? {};
   const variants = await expand(file, fingerprint, () => provisional);

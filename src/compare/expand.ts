@@ -29,13 +29,13 @@ export function points(choices: Readonly<Record<string, readonly unknown[]>>): P
   );
 }
 
-/** What the reader sees: the name, and the options that stand beside it. */
-export function labelOf({ name, options }: StrategyEntry): string {
-  const own = Object.entries(options).map(
-    ([key, value]) => `${key} ${typeof value === 'string' ? value : JSON.stringify(value)}`,
-  );
-  return own.length > 0 ? `${name} (${own.join(', ')})` : name;
-}
+/** What the reader sees: the name of the strategy, with its options where the file names it more than once. */
+export const labelsOf = (entries: readonly StrategyEntry[]): string[] =>
+  entries.map(({ name, options }) => {
+    const own = pointLabel(options);
+    const alone = entries.filter((other) => other.name === name).length === 1;
+    return alone || own === '' ? name : `${name} (${own})`;
+  });
 
 /** `budget.rank 4, train.steps 100`; empty for the only point. */
 export const pointLabel = (point: Point): string =>

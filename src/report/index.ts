@@ -1,16 +1,20 @@
 import { join } from 'node:path';
 import { writeFileAtomic } from '../adapters/atomicFiles.ts';
+import { comparePage } from './comparePage.ts';
 import { readRun } from './read.ts';
+import { isComparison, readComparison } from './readCompare.ts';
 import { runPage } from './runPage.ts';
 
 /**
- * Writes `report.html` (one file that needs nothing else) and `report/*.svg` into a run folder, from the files that lie
- * there; also for a run that has not finished. The same folder gives the same bytes.
+ * Writes `report.html` (one file that needs nothing else) and `report/*.svg` into a run folder, or the output folder
+ * of a comparison, from the files that lie there; also for runs that have not finished. The same folder gives the same bytes.
  *
  * Returns the paths written. Throws `config` where `dir` is no run folder and `storage` where it cannot be written.
  */
 export async function writeReport(dir: string): Promise<{ html: string; svgs: string[] }> {
-  const { html, figures } = await runPage(await readRun(dir));
+  const { html, figures } = isComparison(dir)
+    ? await comparePage(await readComparison(dir))
+    : await runPage(await readRun(dir));
   const page = join(dir, 'report.html');
   const svgs: string[] = [];
   for (const { id, file } of figures) {

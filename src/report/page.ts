@@ -27,13 +27,15 @@ export interface Page {
   readonly header: Html;
   readonly sections: readonly Html[];
   readonly footer: string;
+  /** Rules of this page alone, beside the style sheet. */
+  readonly rules?: string;
 }
 
 /**
  * The whole document. It holds all that it shows: no script, no link, no font or picture from elsewhere, and a policy
  * that would stop the browser from fetching any.
  */
-export function renderPage({ title, header, sections, footer }: Page): string {
+export function renderPage({ title, header, sections, footer, rules = '' }: Page): string {
   const page = html`<!doctype html>
 <html lang="en">
 <head>
@@ -42,7 +44,7 @@ export function renderPage({ title, header, sections, footer }: Page): string {
 <meta http-equiv="Content-Security-Policy" content="default-src 'none'; style-src 'unsafe-inline'; img-src data:">
 <link rel="icon" href="data:,">
 <title>${title}</title>
-<style>${trusted(styleSheet)}</style>
+<style>${trusted(styleSheet + rules)}</style>
 </head>
 <body>
 <main>

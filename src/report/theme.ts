@@ -16,6 +16,8 @@ export const roles = {
   orange: ['#c4500f', '#ff9a5c'],
   teal: ['#0f7f6c', '#4fd1b8'],
   violet: ['#7a4bb8', '#bd97f2'],
+  rose: ['#b0245c', '#ff8fb5'],
+  gold: ['#86690a', '#e3c04f'],
   onStrong: ['#fdfefd', '#0d1117'],
   onWeak: ['#1c2331', '#e7eaf0'],
 } as const satisfies Record<string, readonly [light: string, dark: string]>;

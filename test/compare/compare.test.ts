@@ -187,7 +187,7 @@ describe('a comparison of the four methods', () => {
     const rows = readFileSync(join(output, 'compare.csv'), 'utf8').trim().split('\n');
     expect(rows).toHaveLength(9);
     expect(rows[0]).toMatch(/^method,strategy,seed,state,.*dev\.loss/);
-    expect(rows.at(-1)).toMatch(/^"alora \(rounds/);
+    expect(rows.at(-1)).toMatch(/^alora,alora,1,finished/);
   });
 });
 
@@ -288,7 +288,7 @@ describe('a plan', () => {
     const plan = await planComparison(file);
     expect(plan.jobs).toHaveLength(8);
     expect(plan.plans.map(({ budget }) => budget.target)).toEqual([928, 928, 1856, 1856]);
-    expect(plan.baseline).toMatch(/^alora/);
+    expect(plan.baseline).toBe('alora');
     expect(() => statSync(output)).toThrow();
   });
 });

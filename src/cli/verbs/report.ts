@@ -5,7 +5,7 @@ import { shortPath } from '../paths.ts';
 export function addVerb(program: Command): void {
   const command = program
     .command('report')
-    .argument('<dir>', 'run folder')
+    .argument('<dir>', 'run folder, or output folder of a comparison')
     .description('write report.html, one self-contained file, and its figures as SVG')
     .action((dir: string) => drawReport(dir));
   example(command, 'npx onnx-alora report runs/run');
