@@ -73,8 +73,7 @@ function planRanks(
   );
   const peak = candidates.reduce((sum, { cost }) => sum + cost, 0);
   if (threshold !== undefined) return { initial, peak, final: peak, average: peak };
-  const target =
-    budget.at === 'final' ? budget.parameters : budget.at === 'peak' ? budget.parameters / 2 : 0.5 * peak;
+  const target = finalTarget(budget, peak);
   const keep = selectWithinBudget(candidates, target);
   const final = candidates.reduce((sum, { cost }, i) => sum + (keep[i] ? cost : 0), 0);
   if (budget.at === 'final' && final < 0.99 * target)
@@ -84,8 +83,19 @@ function planRanks(
       allowed: `99 to 100 % of ${Math.floor(target)} at the end`,
       fix: `Set budget.parameters to ${final}, or choose other targets.`,
     });
-  // As if the search went evenly from the start to T/2.
+  // As if the search went evenly from the start to T/2: a quarter of the way is spent above the end.
   return { initial, peak, final, average: final + (peak - final) / 4 };
+}
+
+function finalTarget({ at, parameters }: Budget, peak: number): number {
+  switch (at) {
+    case 'final':
+      return parameters;
+    case 'peak':
+      return parameters / 2;
+    case 'average':
+      return Math.min(peak, (4 * parameters - peak) / 3);
+  }
 }
 
 /** Twice the budget's rank; 4/3 of an average budget, so that even a search that ends at T/2 leaves a half. */

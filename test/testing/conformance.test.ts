@@ -9,10 +9,8 @@ const subjects: [string, AdapterStrategy<unknown>, Record<string, unknown>][] = 
   ['adalora', adalora as AdapterStrategy<unknown>, {}],
   ['sora', sora as AdapterStrategy<unknown>, {}],
   ['alora', alora as AdapterStrategy<unknown>, {}],
-  ['alora, blocks apart', alora as AdapterStrategy<unknown>, { ranksPerRound: 'perBlock' }],
   ['alora by sensitivity', alora as AdapterStrategy<unknown>, { scorer: 'sensitivity' }],
   ['alora by dnas', alora as AdapterStrategy<unknown>, { scorer: 'dnas' }],
-  ['alora, screened', alora as AdapterStrategy<unknown>, { scorer: 'screened' }],
   ['rslora, a package of a third party', rslora as AdapterStrategy<unknown>, {}],
 ];
 
