@@ -7,7 +7,7 @@ export interface LowRankOptions {
   /** Rows of B, [rank, out]. Default: zeros, so that the adapter starts without effect. */
   readonly initB?: Initializer;
   readonly gate?: { readonly trained: boolean; readonly init: Initializer; readonly group?: string };
-  /** Default: `graph.scaling(module)`. */
+  /** s, unless the run starts from an adapter, whose scale holds. Default: `graph.scaling(module)`. */
   readonly scaling?: number;
 }
 
@@ -49,7 +49,7 @@ export function injectGatedLowRank(
     trained: true,
   });
   const u = graph.op('MatMul', [graph.input(module), graph.op('Transpose', [a], { perm: [1, 0] })]);
-  const scaling = options.scaling ?? graph.scaling(module);
+  const scaling = graph.inheritedScaling(module) ?? options.scaling ?? graph.scaling(module);
   const scaledGate = scaling === 1 ? gate : graph.op('Mul', [gate, graph.scalar(scaling)]);
   const delta = graph.op('MatMul', [graph.op('Mul', [u, scaledGate]), b]);
   graph.replaceOutput(module, graph.op('Add', [graph.output(module), delta]));

@@ -74,6 +74,7 @@ export function openRewriter(
   const rewriter: GraphRewriter = {
     alpha: options.alpha,
     budget: options.budget,
+    inheritedScaling: (module) => options.scalings?.get(module.name),
     scaling: (module) =>
       options.scalings?.get(module.name) ??
       (options.alpha === undefined ? 1 : options.alpha / options.budget.rank),

@@ -82,6 +82,8 @@ export type ValueRef = Value;
 export interface GraphRewriter {
   /** s = alpha / budget.rank, or the scale that an adapter which the run starts from brings along. */
   scaling(module: TargetModule): number;
+  /** The scale of the adapter that the run starts from (initFrom), if it starts from one. */
+  inheritedScaling(module: TargetModule): number | undefined;
   /** The common `adapter.alpha`, undefined when the run file leaves it out. */
   readonly alpha: number | undefined;
   readonly budget: Budget;

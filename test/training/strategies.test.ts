@@ -37,9 +37,14 @@ async function recorded(name: string, adapter: Record<string, unknown>, train: R
   return { config, result, allocations, evals };
 }
 
-function withDefaults({ strategy, alpha, ...own }: Record<string, unknown>): Record<string, unknown> {
+function withDefaults({
+  strategy,
+  alpha,
+  initFrom,
+  ...own
+}: Record<string, unknown>): Record<string, unknown> {
   const options = strategies[strategy as string]!.options.parse(own) as Record<string, unknown>;
-  return { strategy, alpha, ...options };
+  return { strategy, alpha, initFrom, ...options };
 }
 
 const rows: [string, Record<string, unknown>][] = [
@@ -76,6 +81,14 @@ describe('a run by changing one word', () => {
     // alpha / sqrt(r) = 8 / 2
     expect(readPeft(folder).modules.get('model.layers.0.self_attn.q_proj')!.scale).toBe(4);
   });
+});
+
+it('a strategy with a scale of its own goes on from its adapter where it ended', async () => {
+  const { evals: before } = await recorded('scaled', { strategy: 'rslora', alpha: 8 }, { steps: 4 });
+  const start = { strategy: 'rslora', initFrom: join(scratch, 'scaled', 'adapter') };
+  const { evals } = await recorded('continued', start, { steps: 1 });
+  // The file holds the factors themselves.
+  expect(evals[0]!.loss / before.at(-1)!.loss).toBeCloseTo(1, 6);
 });
 
 describe('a run that is killed', () => {
