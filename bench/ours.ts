@@ -55,7 +55,7 @@ for (let step = 0; step <= steps; step++) {
   const { adapters } = run;
   adapters.gradients.fill(0);
   secondsRunning = 0;
-  const { losses } = await run.runtime.step(batch, { loss: 1 / batch.rows.length, penalty: 1 });
+  const losses = await run.runtime.step(batch, { loss: 1 / batch.rows.length, penalty: 1 });
   loss = losses.reduce((sum, value) => sum + value, 0) / losses.length;
   clipGradients(adapters, gradientNorm(adapters), 1);
   adamWStep(adapters, 1, { learningRate: 1e-4, weightDecay: 0, groups: {} });

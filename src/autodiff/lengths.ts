@@ -41,11 +41,11 @@ export class Lengths {
     return (dim === undefined ? undefined : this.named(dim)) ?? this.pick(this.read(value), axis);
   }
 
-  /** A number, or a named dimension of a graph input; undefined for others. */
+  /** A number, a named dimension of a graph input, or a product of such ('batch*length'); undefined for others. */
   private named(dim: Dim): Value | undefined {
     if (typeof dim === 'number') return this.builder.ints([dim]);
     if (dim === null) return undefined;
-    let length = this.ofNames.get(dim);
+    let length = this.ofNames.get(dim) ?? this.productOf(dim);
     if (!length) {
       const source = this.builder.graph.inputs.find(
         (input) => !input.initializer && input.shape?.includes(dim),
@@ -55,6 +55,17 @@ export class Lengths {
       this.ofNames.set(dim, length);
     }
     return length;
+  }
+
+  private productOf(dim: string): Value | undefined {
+    const factors = /^[\w.]+(\*[\w.]+)+$/.test(dim) ? dim.split('*') : [];
+    const lengths = factors.map((factor) => this.named(/^\d+$/.test(factor) ? Number(factor) : factor));
+    if (lengths.length === 0 || !lengths.every((length) => length !== undefined)) return undefined;
+    const product = lengths.reduce((a, b) =>
+      this.builder.op('Mul', [a, b], { name: 'lengths', dtype: 'int64', shape: [1] }),
+    );
+    this.ofNames.set(dim, product);
+    return product;
   }
 
   private read(value: Value): Value {

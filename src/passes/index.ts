@@ -1,6 +1,7 @@
 import type { Model } from '../onnx/graph.ts';
 import { emptyCache } from './emptyCache.ts';
 import { fold } from './fold.ts';
+import { fuseGelu } from './fuseGelu.ts';
 import { lower } from './lower.ts';
 import { nameAxes } from './nameAxes.ts';
 import { keepOutputs } from './prune.ts';
@@ -12,8 +13,8 @@ export interface PrepareOptions {
 }
 
 /**
- * Makes an inference export fit for training, in place: no cache, float32, no fused operators, no shape arithmetic
- * that can be known beforehand, every value typed. What stays of the inputs is in `graph.inputs`.
+ * Makes an inference export fit for training, in place: no cache, float32, no fused operators but Gelu, no shape
+ * arithmetic that can be known beforehand, every value typed. What stays of the inputs is in `graph.inputs`.
  */
 export function prepareForTraining(model: Model, { outputs }: PrepareOptions): void {
   emptyCache(model);
@@ -21,7 +22,8 @@ export function prepareForTraining(model: Model, { outputs }: PrepareOptions): v
   widen(model);
   keepOutputs(model.graph, outputs);
   fold(model);
-  if (lower(model) === 0) return;
+  const changed = lower(model) + fuseGelu(model);
+  if (changed === 0) return;
   fold(model);
   // Fused attention read masks and lengths that its plain form does without.
   keepOutputs(model.graph, outputs);

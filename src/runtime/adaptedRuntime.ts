@@ -2,6 +2,7 @@ import type * as ort from 'onnxruntime-node';
 import type { AdapterSet } from '../adapters/adapterSet.ts';
 import { AloraError } from '../errors.ts';
 import type { Model } from '../onnx/graph.ts';
+import { readTransposed } from '../passes/readTransposed.ts';
 import { Feeder, type GateReader, type TokenBatch } from './feeds.ts';
 import { openSession, type RuntimeOptions, runSession } from './session.ts';
 import {
@@ -15,7 +16,7 @@ import {
 } from './trainingGraph.ts';
 import type { Workspace } from './workspace.ts';
 
-/** Losses of the labelled tokens of one batch. */
+/** Losses and predictions of the labelled tokens of one batch. */
 export interface BatchLosses {
   /** float32 [n], nats. */
   readonly losses: Float32Array;
@@ -73,13 +74,13 @@ export class AdaptedRuntime {
 
   /**
    * Runs forward and backward and adds the gradients of scale * (sum of losses) + penaltyScale * penalty to
-   * `adapters.gradients`.
+   * `adapters.gradients`. Returns the losses of the labelled tokens: float32 [n], nats.
    */
   async step(
     batch: TokenBatch,
     scale: { readonly loss: number; readonly penalty: number },
     dropout?: { readonly probability: number; readonly keys: readonly [number, number, number] },
-  ): Promise<BatchLosses> {
+  ): Promise<Float32Array> {
     const { session, feeder } = await this.graph('step');
     const masks =
       dropout && dropout.probability > 0 ? feeder.dropout(this.adapters.modules, batch, dropout) : {};
@@ -97,16 +98,19 @@ export class AdaptedRuntime {
       const target = this.adapters.view('gradients', slot);
       for (let i = 0; i < target.length; i++) target[i]! += gradient[i]!;
     }
-    return batchLosses(outputs);
+    return outputs[outputNames.losses]!.data as Float32Array;
   }
 
   /** Losses at the labelled tokens; `gates` replaces the values of the gates. */
   async evaluate(batch: TokenBatch, gates: GateReader = liveGates(this.adapters)): Promise<BatchLosses> {
     const { session, feeder } = await this.graph('evaluation');
     const feeds = { ...feeder.batch(batch), ...feeder.parameters(this.adapters, gates) };
-    return batchLosses(
-      await runSession(session, 'evaluation', feeds, [outputNames.losses, outputNames.predictions]),
-    );
+    const fetches = [outputNames.losses, outputNames.predictions];
+    const outputs = await runSession(session, 'evaluation', feeds, fetches);
+    return {
+      losses: outputs[outputNames.losses]!.data as Float32Array,
+      predictions: outputs[outputNames.predictions]!.data as BigInt64Array,
+    };
   }
 
   /** Logits at the batch's rows, float32 [n * V]. */
@@ -145,18 +149,12 @@ export class AdaptedRuntime {
 
   private async openGraph(name: string, model: Model): Promise<OpenGraph> {
     const feeder = new Feeder(model.graph, this.adapters);
+    readTransposed(model, { fused: this.options.device !== 'webgpu' });
     return { session: await openSession(this.workspace.write(name, model), this.options), feeder };
   }
 }
 
 const builders = { step: stepGraph, evaluation: evaluationGraph, gateGradients: gateGradientGraph };
-
-function batchLosses(outputs: Record<string, ort.Tensor>): BatchLosses {
-  return {
-    losses: outputs[outputNames.losses]!.data as Float32Array,
-    predictions: outputs[outputNames.predictions]!.data as BigInt64Array,
-  };
-}
 
 /** Refuses losses that are not finite; the state on disk stays the last good one. */
 export function requireFinite(loss: number, step: number): void {

@@ -135,19 +135,13 @@ function withLoss(adapted: AdaptedModel) {
     value.name = graph.unique(as);
     return value;
   };
-  return {
-    model,
-    builder,
-    rowLogits,
-    loss,
-    losses: name(loss.nll, outputNames.losses),
-    predictions: name(loss.argmax(), outputNames.predictions),
-  };
+  return { model, builder, rowLogits, loss, losses: name(loss.nll, outputNames.losses), name };
 }
 
 /** The forward graph: losses, predictions and logits at the rows. */
 export function evaluationGraph(adapted: AdaptedModel): Model {
-  const { model, rowLogits, losses, predictions } = withLoss(adapted);
+  const { model, rowLogits, loss, losses, name } = withLoss(adapted);
+  const predictions = name(loss.argmax(), outputNames.predictions);
   model.graph.outputs = [losses, predictions, rowLogits];
   keepOutputs(model.graph, [outputNames.losses, outputNames.predictions, outputNames.rowLogits]);
   return model;
@@ -169,7 +163,7 @@ function gradientGraph(
   rolesOf: (module: TargetModule) => readonly string[],
   penalised: boolean,
 ): Model {
-  const { model, builder, loss, rowLogits, losses, predictions } = withLoss(adapted);
+  const { model, builder, loss, rowLogits, losses } = withLoss(adapted);
   const { graph } = model;
   const wrt = [...adapted.parameters.keys()].flatMap((module) =>
     rolesOf(module).map((role) => ({ module, role, value: graph.findInput(parameterInput(module, role))! })),
@@ -199,7 +193,7 @@ function gradientGraph(
     gradient.name = graph.unique(gradientOutput(module, role));
     return gradient;
   });
-  graph.outputs = [losses, predictions, ...outputs];
+  graph.outputs = [losses, ...outputs];
   keepOutputs(
     graph,
     graph.outputs.map((value) => value.name),

@@ -287,11 +287,11 @@ class TrainingLoop {
     let loss = 0;
     for (const [i, batch] of micro.entries()) {
       const scale = { loss: 1 / labels, penalty: i === 0 ? 1 : 0 };
-      const result = await runtime.step(batch, scale, {
+      const losses = await runtime.step(batch, scale, {
         probability: config.adapter.dropout,
         keys: [config.train.seed, step, i],
       });
-      loss += sum(result.losses);
+      loss += sum(losses);
     }
     loss /= labels;
     requireFinite(loss, step);
