@@ -23,7 +23,7 @@ export function compareScreen(
   let total = 0;
   let ended = 0;
   let stepsInAll = 0;
-  /** Steps of ended runs, and of those when this call began. */
+  /** Steps of ended runs, and how many of those took none of this call's time. */
   let stepsEnded = 0;
   let stepsBefore = 0;
   let started = now();
@@ -100,8 +100,10 @@ export function compareScreen(
       draw();
     },
     onEnd(job, failure) {
-      const began = running.get(job.id)?.began ?? now();
+      const { began, step, first = 0 } = running.get(job.id) ?? { began: now(), step: 0 };
       running.delete(job.id);
+      // Steps that no time went into: those before a resumed run's checkpoint, and those that a failed run never made.
+      stepsBefore += first + (failure ? job.steps - step : 0);
       if (failure?.kind !== 'interrupted') {
         ended++;
         stepsEnded += job.steps;

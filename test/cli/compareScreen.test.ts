@@ -1,0 +1,60 @@
+import { describe, expect, it } from 'vitest';
+import { compareScreen } from '../../src/cli/compareScreen.ts';
+import type { Job } from '../../src/compare/runner.ts';
+
+const job = (id: string): Job => ({ id, folder: `/nowhere/${id}`, kind: 'run', steps: 100 });
+
+function screen(isTTY: boolean) {
+  let out = '';
+  let err = '';
+  let clock = 0;
+  const made = compareScreen(
+    { isTTY, columns: 120, write: (text) => (out += text) },
+    { isTTY: false, write: (text) => (err += text) },
+    () => clock,
+  );
+  return { made, out: () => out, err: () => err, wait: (ms: number) => (clock += ms) };
+}
+
+describe('the screen of a comparison', () => {
+  it('counts runs and the time left over the whole grid, resumed steps aside', () => {
+    const { made, out, wait } = screen(false);
+    const jobs = ['lora-1/seed-0', 'lora-1/seed-1', 'sora-2/seed-0', 'sora-2/seed-1'].map(job);
+    made.onQueue?.(jobs, [jobs[0]!]);
+    made.onStart?.(jobs[1]!);
+    made.onPlan?.(jobs[1]!, { startStep: 50 } as never);
+    wait(5_000);
+    made.onStep?.(jobs[1]!, 100, 1);
+    made.onEnd?.(jobs[1]!);
+    // 50 steps took 5 s, so that the 200 that are left take 20; the run that was resumed counts for its half.
+    expect(out()).toContain('4 runs, 1 of them finished before');
+    expect(out()).toContain('lora-1/seed-1: goes on at step 50');
+    expect(out()).toMatch(/\[2\/4\] lora-1\/seed-1: 0:05 · 0:20 left/);
+    expect(out()).not.toContain('\r');
+  });
+
+  it('reports a failure and goes on, and says what all runs share once', () => {
+    const { made, out, err } = screen(false);
+    const jobs = ['lora-1/seed-0', 'sora-2/seed-0'].map(job);
+    made.onQueue?.(jobs, []);
+    for (const one of jobs) {
+      made.onStart?.(one);
+      made.onWarning?.(one, '3 rows dropped');
+    }
+    made.onEnd?.(jobs[1]!, { kind: 'diverged', code: 'DIVERGED', message: 'the loss is not finite' });
+    expect(out()).toContain('[1/2] sora-2/seed-0: diverged: the loss is not finite');
+    expect(err().match(/3 rows dropped/g)).toHaveLength(1);
+  });
+
+  it('draws one live line on a terminal and takes it away', () => {
+    const { made, out, wait } = screen(true);
+    const jobs = [job('lora-1/seed-0')];
+    made.onQueue?.(jobs, []);
+    made.onStart?.(jobs[0]!);
+    wait(1_000);
+    made.onStep?.(jobs[0]!, 50, 1);
+    expect(out()).toContain('0:01 left  lora-1/seed-0 50/100');
+    made.close();
+    expect(out().endsWith('\r\x1b[2K')).toBe(true);
+  });
+});
