@@ -15,9 +15,10 @@ import type { StrategyRegistry } from './training/assemble.ts';
 import type { EvaluateOptions, EvaluateResult } from './training/evaluate.ts';
 import { evaluateRun } from './training/evaluate.ts';
 import { type ExportResult, exportRunGraph } from './training/exportGraph.ts';
+import { planRun } from './training/prepareRun.ts';
 import type { RunInfo, RunResult } from './training/reporter.ts';
 import { type ScoreOptions, type ScoreResult, scoreAdapter } from './training/score.ts';
-import { planRun, type TrainOptions, trainRun } from './training/train.ts';
+import { type TrainOptions, trainRun } from './training/train.ts';
 
 export type { CompareReporter } from './compare/compare.ts';
 export type { CompareInput } from './compare/file.ts';

@@ -11,10 +11,10 @@ import {
   writeSync,
 } from 'node:fs';
 import { dirname, join } from 'node:path';
+import { replaceFolder } from '../atomicFiles.ts';
 import { AloraError } from '../errors.ts';
 import { byteLength } from '../onnx/dtype.ts';
 import { Tensor } from '../onnx/tensor.ts';
-import { replaceFolder } from './atomicFiles.ts';
 import type { Patch } from './mergePlan.ts';
 import type { LowRankWeights } from './peft.ts';
 

@@ -1,8 +1,8 @@
 import { existsSync, readFileSync } from 'node:fs';
 import { join } from 'node:path';
+import { recoverFolder } from '../atomicFiles.ts';
 import { AloraError } from '../errors.ts';
 import type { Tensor } from '../onnx/tensor.ts';
-import { recoverFolder } from './atomicFiles.ts';
 import { readSafetensors } from './safetensors.ts';
 
 /** The adapter of one module: delta = scale * (x A^T diag(gate)) B, rank-major as the arena keeps it. */

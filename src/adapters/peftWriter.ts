@@ -1,6 +1,6 @@
 import { join } from 'node:path';
+import { replaceFolder, writeJson } from '../atomicFiles.ts';
 import { Tensor } from '../onnx/tensor.ts';
-import { replaceFolder, writeJson } from './atomicFiles.ts';
 import { configFile, type LowRankWeights, type PeftAdapter, weightsFile } from './peft.ts';
 import { writeSafetensors } from './safetensors.ts';
 

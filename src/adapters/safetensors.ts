@@ -1,9 +1,9 @@
 import { existsSync, readFileSync, statSync } from 'node:fs';
+import { writeFileAtomic } from '../atomicFiles.ts';
 import { AloraError } from '../errors.ts';
 import type { DType } from '../onnx/dtype.ts';
 import { byteLength } from '../onnx/dtype.ts';
 import { Tensor } from '../onnx/tensor.ts';
-import { writeFileAtomic } from './atomicFiles.ts';
 
 /** A .safetensors file: 8 bytes of header length (little endian), a JSON header, then the tensors' bytes. */
 export interface SafeTensors {

@@ -3,7 +3,7 @@ import { join } from 'node:path';
 import { stringifyRunConfig } from '../config/write.ts';
 import { AloraError } from '../errors.ts';
 import type { RunInfo } from '../training/reporter.ts';
-import { planRun } from '../training/train.ts';
+import { planRun } from '../training/prepareRun.ts';
 import { versions } from '../training/versions.ts';
 import { checkTreatment } from './checks.ts';
 import { collectRun, columnsOf, resultOf } from './collect.ts';

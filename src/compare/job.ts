@@ -1,10 +1,10 @@
 import { existsSync, readFileSync, renameSync, rmSync } from 'node:fs';
 import { join } from 'node:path';
+import { writeFileAtomic } from '../atomicFiles.ts';
 import { readRunFile } from '../config/read.ts';
 import { AloraError } from '../errors.ts';
 import type { StrategyRegistry } from '../training/assemble.ts';
 import type { Reporter, RunResult } from '../training/reporter.ts';
-import { writeFileAtomic } from '../training/runFolder.ts';
 import { trainRun } from '../training/train.ts';
 import { takeLock } from './lock.ts';
 import type { Failure, Job } from './runner.ts';

@@ -1,7 +1,7 @@
 import { existsSync, readFileSync } from 'node:fs';
 import { join } from 'node:path';
+import { writeFileAtomic } from '../atomicFiles.ts';
 import type { RunConfig } from '../config/schema.ts';
-import { writeFileAtomic } from '../training/runFolder.ts';
 import { seedFolder, type Variant, withSeed } from './expand.ts';
 import type { CompareFile } from './file.ts';
 import { readFailure, readResult } from './job.ts';

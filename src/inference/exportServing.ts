@@ -2,6 +2,7 @@ import { existsSync, mkdirSync, readdirSync } from 'node:fs';
 import { basename, join } from 'node:path';
 import { readPeft } from '../adapters/peft.ts';
 import { writeSafetensors } from '../adapters/safetensors.ts';
+import { writeFileAtomic } from '../atomicFiles.ts';
 import { AloraError } from '../errors.ts';
 import { readModel } from '../onnx/decode.ts';
 import type { Value } from '../onnx/graph.ts';
@@ -9,7 +10,6 @@ import { Tensor } from '../onnx/tensor.ts';
 import { findModel } from '../runtime/modelDirectory.ts';
 import { openWorkspace } from '../runtime/workspace.ts';
 import type { ExportResult } from '../training/exportGraph.ts';
-import { writeFileAtomic } from '../training/runFolder.ts';
 import { fitAdapter, stackedFeeds } from './servedAdapter.ts';
 import { adaptersDim, makeAdapterReady, type SiteTargets } from './servingGraph.ts';
 

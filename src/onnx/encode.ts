@@ -1,7 +1,6 @@
-import { closeSync, fsyncSync, mkdirSync, openSync, renameSync, rmSync, writeSync } from 'node:fs';
-import { basename, dirname, relative, resolve, sep } from 'node:path';
+import { dirname, relative, resolve, sep } from 'node:path';
 import onnxProto from 'onnx-proto';
-import { AloraError } from '../errors.ts';
+import { writeFileAtomic } from '../atomicFiles.ts';
 import { codeOf } from './dtype.ts';
 import type { Attribute, Graph, Model, Node, Value } from './graph.ts';
 import { type ExternalData, Tensor } from './tensor.ts';
@@ -17,6 +16,11 @@ type Place = (tensor: Tensor) => Uint8Array | { location: string; offset: number
 
 const inline: Place = (tensor) => tensor.bytes();
 
+export interface WriteOptions {
+  /** false: files that only this process reads need not reach the disk before the call returns. */
+  readonly flush?: boolean;
+}
+
 /** The bytes of a model with all its weights inside. */
 export function encodeModel(model: Model): Uint8Array {
   return Buffer.concat(modelMessage(model, inline).pieces);
@@ -27,7 +31,7 @@ export function encodeModel(model: Model): Uint8Array {
  * referenced there; the others are written inside the file, or to `<name>_data` beside it when they would
  * pass 2 GB. Errors: STORAGE_WRITE on a full disk or a folder that cannot be written.
  */
-export function writeModel(model: Model, path: string): void {
+export function writeModel(model: Model, path: string, options: WriteOptions = {}): void {
   const folder = dirname(resolve(path));
   const within = (tensor: Tensor) => {
     const source = tensor.source as ExternalData;
@@ -40,7 +44,7 @@ export function writeModel(model: Model, path: string): void {
   const data = new Map<Tensor, ExternalData>();
   if (split) {
     const moved = all.filter((tensor) => !within(tensor) && tensor.byteLength >= 1024);
-    const external = writeTensors(moved, `${path}_data`);
+    const external = writeTensors(moved, `${path}_data`, options);
     moved.forEach((tensor, i) => {
       data.set(tensor, external[i]!.source as ExternalData);
     });
@@ -54,14 +58,14 @@ export function writeModel(model: Model, path: string): void {
       length: source.length,
     };
   };
-  writePieces(path, modelMessage(model, place).pieces);
+  writeFileAtomic(path, modelMessage(model, place).pieces, options);
 }
 
 /**
  * Writes tensors one after another to a data file, atomically, and returns tensors that refer to it.
  * Offsets are multiples of 4096 for large tensors, so that they can be mapped into memory, else of 64.
  */
-export function writeTensors(tensors: readonly Tensor[], path: string): Tensor[] {
+export function writeTensors(tensors: readonly Tensor[], path: string, options: WriteOptions = {}): Tensor[] {
   const moved: Tensor[] = [];
   const pieces = function* () {
     let at = 0;
@@ -76,7 +80,7 @@ export function writeTensors(tensors: readonly Tensor[], path: string): Tensor[]
       at = offset + tensor.byteLength;
     }
   };
-  writePieces(path, pieces());
+  writeFileAtomic(path, pieces(), options);
   return moved;
 }
 
@@ -87,31 +91,6 @@ function* tensorsOf(graph: Graph): Generator<Tensor> {
     for (const attribute of node.attributes.values()) {
       if (attribute.type === 'graph') yield* tensorsOf(attribute.value);
     }
-}
-
-function writePieces(path: string, pieces: Iterable<Uint8Array>): void {
-  const partial = `${path}.tmp`;
-  try {
-    mkdirSync(dirname(path), { recursive: true });
-    const file = openSync(partial, 'w');
-    try {
-      for (const piece of pieces)
-        for (let done = 0; done < piece.byteLength; ) done += writeSync(file, piece, done);
-      fsyncSync(file);
-    } finally {
-      closeSync(file);
-    }
-    renameSync(partial, path);
-  } catch (cause) {
-    rmSync(partial, { force: true });
-    if (cause instanceof AloraError) throw cause;
-    throw new AloraError('storage', 'STORAGE_WRITE', `Cannot write ${basename(path)}`, {
-      where: path,
-      got: cause instanceof Error ? cause.message : String(cause),
-      fix: 'Free disk space or choose a folder that can be written.',
-      cause,
-    });
-  }
 }
 
 function modelMessage(model: Model, place: Place): WireWriter {

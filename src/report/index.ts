@@ -1,5 +1,5 @@
 import { join } from 'node:path';
-import { writeFileAtomic } from '../adapters/atomicFiles.ts';
+import { writeFileAtomic } from '../atomicFiles.ts';
 import { comparePage } from './comparePage.ts';
 import { readRun } from './read.ts';
 import { isComparison, readComparison } from './readCompare.ts';

@@ -23,6 +23,8 @@ export interface Workspace {
 /** Without `folder`, a temporary one that goes when the workspace is closed or the process ends. */
 export function openWorkspace(options: { readonly folder?: string } = {}): Workspace {
   const folder = options.folder ?? mkdtempSync(join(tmpdir(), 'onnx-alora-'));
+  // A temporary folder is gone with the process: nothing in it needs to be flushed to the disk.
+  const kept = { flush: options.folder !== undefined };
   let files = 0;
   const close = () => {
     process.removeListener('exit', close);
@@ -36,6 +38,7 @@ export function openWorkspace(options: { readonly folder?: string } = {}): Works
       const moved = writeTensors(
         large.map((value) => value.initializer!),
         join(folder, `weights-${files++}.bin`),
+        kept,
       );
       large.forEach((value, i) => {
         value.initializer = moved[i]!;
@@ -43,7 +46,7 @@ export function openWorkspace(options: { readonly folder?: string } = {}): Works
     },
     write(name, model) {
       const path = join(folder, `${name}.onnx`);
-      writeModel(model, path);
+      writeModel(model, path, kept);
       return path;
     },
     close,

@@ -2,10 +2,11 @@ import { existsSync, readdirSync, readFileSync, rmSync, writeFileSync } from 'no
 import { join } from 'node:path';
 import type { AdapterLayout, AdapterSet } from '../adapters/adapterSet.ts';
 import type { Json } from '../adapters/strategy.ts';
+import { replaceFolder } from '../atomicFiles.ts';
 import { AloraError } from '../errors.ts';
 import type { LedgerState } from './ledger.ts';
 import type { SampleEvent, SplitResult } from './reporter.ts';
-import { type RunFolder, writeFolderAtomic } from './runFolder.ts';
+import type { RunFolder } from './runFolder.ts';
 
 /** What a run needs beside its parameters to go on as if it had not been stopped. */
 export interface TrainingState {
@@ -57,7 +58,7 @@ export function writeCheckpoint(
   hashes: RunHashes,
 ): string {
   const name = checkpointName(state.step);
-  writeFolderAtomic(folder.file('checkpoints', name), (path) => {
+  replaceFolder(folder.file('checkpoints', name), (path) => {
     const manifest: Manifest = {
       format: 1,
       state,

@@ -1,5 +1,6 @@
 import { existsSync, readdirSync } from 'node:fs';
 import { join } from 'node:path';
+import { writeFileAtomic } from '../atomicFiles.ts';
 import type { RunConfig } from '../config/schema.ts';
 import { AloraError } from '../errors.ts';
 import type { Model, Value } from '../onnx/graph.ts';
@@ -13,8 +14,7 @@ import {
 import { openWorkspace } from '../runtime/workspace.ts';
 import { saveRunAdapter } from './adapterFiles.ts';
 import type { StrategyRegistry } from './assemble.ts';
-import { writeFileAtomic } from './runFolder.ts';
-import { prepareRun } from './train.ts';
+import { prepareRun } from './prepareRun.ts';
 
 export interface ExportResult {
   readonly folder: string;

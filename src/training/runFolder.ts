@@ -1,18 +1,14 @@
 import {
   appendFileSync,
-  closeSync,
   existsSync,
-  fsyncSync,
   mkdirSync,
-  openSync,
   readdirSync,
   readFileSync,
-  renameSync,
   rmSync,
   truncateSync,
-  writeFileSync,
 } from 'node:fs';
-import { dirname, join } from 'node:path';
+import { join } from 'node:path';
+import { cannotWrite } from '../atomicFiles.ts';
 import { AloraError } from '../errors.ts';
 import type { MetricsEvent } from './reporter.ts';
 
@@ -29,66 +25,15 @@ const written = [
   'report',
 ];
 
-/** Turns a failed write into one error that names path and fix. */
-export function storageError(path: string, cause: unknown): AloraError {
-  if (cause instanceof AloraError) return cause;
-  const { code, message } = cause as NodeJS.ErrnoException;
-  const full = code === 'ENOSPC' || code === 'EDQUOT';
-  return new AloraError(
-    'storage',
-    full ? 'STORAGE_FULL' : 'STORAGE_WRITE',
-    full ? 'The disk is full' : 'Cannot write',
-    {
-      where: path,
-      got: message,
-      fix: full
-        ? 'Free space and continue with --resume; what was saved before is whole.'
-        : 'Choose an output folder that can be written.',
-      cause,
-    },
-  );
-}
-
 function guarded<T>(path: string, write: () => T): T {
   try {
     return write();
   } catch (cause) {
-    throw storageError(path, cause);
+    throw cannotWrite(path, cause);
   }
 }
 
-/** Writes a file so that it is there whole or not at all. */
-export function writeFileAtomic(path: string, content: string | Uint8Array): void {
-  guarded(path, () => {
-    mkdirSync(dirname(path), { recursive: true });
-    const partial = `${path}.tmp`;
-    const file = openSync(partial, 'w');
-    try {
-      writeFileSync(file, content);
-      fsyncSync(file);
-    } finally {
-      closeSync(file);
-    }
-    renameSync(partial, path);
-  });
-}
-
-/** Fills a folder under a temporary name and then puts it in place of the old one. */
-export function writeFolderAtomic(path: string, fill: (folder: string) => void): void {
-  guarded(path, () => {
-    const partial = `${path}.tmp`;
-    rmSync(partial, { recursive: true, force: true });
-    mkdirSync(partial, { recursive: true });
-    fill(partial);
-    const old = `${path}.old.tmp`;
-    rmSync(old, { recursive: true, force: true });
-    if (existsSync(path)) renameSync(path, old);
-    renameSync(partial, path);
-    rmSync(old, { recursive: true, force: true });
-  });
-}
-
-/** The folder of one run: see SURFACE in docs/run-folder.md for its files. */
+/** The folder of one run: docs/run-folder.md says what its files hold. */
 export class RunFolder {
   constructor(readonly path: string) {}
 
@@ -112,7 +57,7 @@ export class RunFolder {
     try {
       empty = this.isEmpty;
     } catch (cause) {
-      throw storageError(this.path, cause);
+      throw cannotWrite(this.path, cause);
     }
     if (!empty && !resume && !force)
       throw new AloraError('storage', 'OUTPUT_EXISTS', 'The output folder is not empty', {

@@ -1,11 +1,11 @@
 import type { HostTrainer, ScoreTable } from '../adapters/strategy.ts';
+import { writeFileAtomic } from '../atomicFiles.ts';
 import type { RunConfig } from '../config/schema.ts';
 import { AloraError } from '../errors.ts';
 import { openModel, poolingOf } from './assemble.ts';
 import { loadRunData } from './data.ts';
 import { ReferenceHost } from './host.ts';
 import { openAdapted } from './openAdapted.ts';
-import { writeFileAtomic } from './runFolder.ts';
 
 export type Scorer = 'exact' | 'screened' | 'taylor' | 'sensitivity';
 

@@ -1,36 +1,33 @@
 import { existsSync, readFileSync } from 'node:fs';
 import { cpus, totalmem } from 'node:os';
-import { relative } from 'node:path';
 import { AdapterSet } from '../adapters/adapterSet.ts';
 import { readPeft } from '../adapters/peft.ts';
-import type { AdapterScheduler, AllocationReport, Json } from '../adapters/strategy.ts';
+import type { AllocationReport, Json } from '../adapters/strategy.ts';
+import { writeFileAtomic } from '../atomicFiles.ts';
 import type { RunConfig } from '../config/schema.ts';
-import { configHash, stringifyRunConfig } from '../config/write.ts';
+import { stringifyRunConfig } from '../config/write.ts';
 import { AloraError } from '../errors.ts';
-import { randomStream } from '../random.ts';
 import { requireFinite, sum } from '../runtime/adaptedRuntime.ts';
-import type { Workspace } from '../runtime/workspace.ts';
-import { epochBatches, stepsPerEpoch } from '../tasks/batches.ts';
-import { type Batch, collate } from '../tasks/collate.ts';
+import type { Batch } from '../tasks/collate.ts';
 import { adamWStep, clipGradients, gradientNorm } from './adamw.ts';
 import { loadFactors, saveRunAdapter } from './adapterFiles.ts';
-import { type Assembly, assemble, hashFile, openModel, type StrategyRegistry } from './assemble.ts';
-import { type RunHashes, restoreCheckpoint, type TrainingState, writeCheckpoint } from './checkpoint.ts';
-import { loadRunData, type RunData } from './data.ts';
+import type { StrategyRegistry } from './assemble.ts';
+import { restoreCheckpoint, type TrainingState, writeCheckpoint } from './checkpoint.ts';
 import { evaluateSplit, evaluationBatches } from './evaluation.ts';
 import { ReferenceHost } from './host.ts';
 import { BudgetLedger } from './ledger.ts';
+import { headParameters, type PreparedRun, prepareRun } from './prepareRun.ts';
 import {
   combineReporters,
   type Reporter,
-  type RunInfo,
   type RunResult,
   type SampleEvent,
   type SplitResult,
 } from './reporter.ts';
-import { RunFolder, writeFileAtomic } from './runFolder.ts';
+import { RunFolder } from './runFolder.ts';
 import { sampleText } from './sample.ts';
-import { rateFactor, warmupSteps } from './schedule.ts';
+import { rateFactor } from './schedule.ts';
+import { StepBatches } from './stepBatches.ts';
 import { versions } from './versions.ts';
 
 export interface TrainOptions {
@@ -44,115 +41,6 @@ export interface TrainOptions {
   readonly signal?: AbortSignal;
   /** For the record in result.json. */
   readonly command?: string;
-}
-
-/** Everything that is known before the first step. */
-export interface PreparedRun extends Assembly {
-  readonly config: RunConfig;
-  readonly data: RunData;
-  readonly totalSteps: number;
-  readonly stepsPerEpoch: number;
-  readonly scheduler: AdapterScheduler | undefined;
-  readonly hashes: RunHashes;
-  readonly info: RunInfo;
-}
-
-/** Opens model and data and resolves the plan; writes nothing to the output folder. */
-export async function prepareRun(
-  config: RunConfig,
-  strategies: StrategyRegistry,
-  workspace?: Workspace,
-): Promise<PreparedRun> {
-  const opened = openModel(config.model, workspace);
-  try {
-    const data = await loadRunData(config, opened);
-    const { train } = config;
-    const epochSteps = stepsPerEpoch(data.train.length, train);
-    const totalSteps = train.steps ?? Math.ceil((train.epochs ?? 3) * epochSteps);
-    const length = { totalSteps, stepsPerEpoch: epochSteps };
-    const assembly = assemble(opened, config, { strategies, length, classes: data.classes });
-    const { strategy, options, modules, budget, plan } = assembly;
-    const scheduler = strategy.scheduler?.({ ...length, modules, budget, plan, seed: train.seed }, options);
-    const hashes = {
-      configuration: configHash(config),
-      'model file': await hashFile(opened.directory.file),
-      data: data.hash,
-    };
-    const run = { ...assembly, config, data, totalSteps, stepsPerEpoch: epochSteps, scheduler, hashes };
-    return { ...run, info: describeRun(run) };
-  } catch (error) {
-    opened.workspace.close();
-    throw error;
-  }
-}
-
-/** The plan of a run without running it: what `train --dry-run` prints. */
-export async function planRun(config: RunConfig, strategies: StrategyRegistry): Promise<RunInfo> {
-  const run = await prepareRun(config, strategies);
-  await run.close();
-  return run.info;
-}
-
-function describeRun(run: Omit<PreparedRun, 'info'>): RunInfo {
-  const { config, directory, backbone, adapters, plan, budget, data } = run;
-  const rankSum = (ranks: readonly number[]) => ranks.reduce((a, b) => a + b, 0);
-  const ranks = rankSum(plan.initial);
-  const heads = headParameters(run);
-  return {
-    model: {
-      name: directory.folder.split('/').filter(Boolean).at(-1) ?? directory.folder,
-      path: config.model.path,
-      file: relative(directory.folder, directory.file),
-      backbone: String(
-        (backbone.config.architectures as string[] | undefined)?.[0] ??
-          backbone.config.model_type ??
-          backbone.kind,
-      ),
-      opset: backbone.model.opsets.get('') ?? 0,
-      parameters: backbone.parameters,
-    },
-    strategy: run.strategy.name,
-    task: config.data.task,
-    modules: adapters.modules.map((module, i) => ({
-      name: module.name,
-      in: module.in,
-      out: module.out,
-      rank: plan.initial[i]!,
-      costOfOneRank: adapters.costOfRank(module),
-    })),
-    budget: {
-      at: budget.at,
-      target: budget.parameters,
-      peak: { parameters: plan.peak, ranks },
-      final: {
-        parameters: plan.final,
-        ranks: Math.round((ranks * plan.final) / Math.max(1, adapters.liveParameters())),
-      },
-      average: { parameters: plan.average, ranks },
-      heads,
-    },
-    data: data.info,
-    totalSteps: run.totalSteps,
-    stepsPerEpoch: run.stepsPerEpoch,
-    startStep: 0,
-    batchSize: config.train.batchSize,
-    accumulate: config.train.accumulate,
-    maxLength: config.data.maxLength,
-    learningRate: config.train.learningRate,
-    schedule: config.train.schedule,
-    warmupSteps: warmupSteps({ ...config.train, totalSteps: run.totalSteps }),
-    evalEvery: config.train.evalEvery,
-    seed: config.train.seed,
-    device: config.runtime.device,
-    threads: config.runtime.threads,
-    output: config.output,
-  };
-}
-
-function headParameters({ adapted }: Pick<Assembly, 'adapted'>): number {
-  return adapted.heads
-    .flatMap((head) => head.parameters)
-    .reduce((total, { spec }) => total + (spec.rows as number) * spec.width, 0);
 }
 
 /**
@@ -178,6 +66,7 @@ class TrainingLoop {
   private readonly report: Required<Reporter>;
   private readonly host: ReferenceHost;
   private readonly ledger: BudgetLedger;
+  private readonly batches: StepBatches;
   private readonly devBatches: Batch[];
   private readonly testBatches: Batch[];
   private readonly started = performance.now();
@@ -196,7 +85,6 @@ class TrainingLoop {
     seconds: 0,
     samples: [],
   };
-  private epochCache: { key: string; steps: number[][][] } | undefined;
 
   constructor(
     private readonly setup: PreparedRun,
@@ -206,6 +94,7 @@ class TrainingLoop {
     const { config, adapters, runtime, data, totalSteps, stepsPerEpoch } = setup;
     this.report = combineReporters(options.reporters ?? []);
     this.ledger = new BudgetLedger(adapters, setup.budget);
+    this.batches = new StepBatches(config, data, setup.scheduler);
     const evaluation = {
       batchSize: config.train.batchSize,
       padId: data.padId,
@@ -280,7 +169,7 @@ class TrainingLoop {
     const { config, adapters, runtime, scheduler, totalSteps, strategy, options } = this.setup;
     const step = this.state.step + 1;
     const begun = performance.now();
-    const micro = this.batchesOfStep(step);
+    const micro = this.batches.of(step);
     const labels = micro.reduce((total, batch) => total + batch.labels, 0);
     adapters.gradients.fill(0);
     this.ledger.record();
@@ -335,62 +224,10 @@ class TrainingLoop {
     await new Promise((resolve) => setImmediate(resolve));
   }
 
-  /** Micro-batches of a step; while a strategy holds rows back, those of the other rows only. */
-  private batchesOfStep(step: number): Batch[] {
-    const { data, scheduler } = this.setup;
-    const share = scheduler?.heldBackShare?.() ?? 0;
-    const rows = share > 0 ? this.heldBack(share).training : undefined;
-    return this.batchesAt(step - 1, rows).map((indices) =>
-      this.collate(
-        indices.map((i) => rows?.[i] ?? i),
-        data,
-      ),
-    );
-  }
-
-  private collate(indices: readonly number[], data: RunData): Batch {
-    return collate(
-      indices.map((i) => data.train[i]!),
-      { padId: data.padId, indices },
-    );
-  }
-
-  /** Step number `at` (from 0) over the given rows, epoch after epoch. */
-  private batchesAt(at: number, rows: readonly number[] | undefined): number[][] {
-    const { config, data } = this.setup;
-    const lengths = (rows ?? data.train.map((_, i) => i)).map((i) => data.train[i]!.ids.length);
-    const perEpoch = stepsPerEpoch(lengths.length, config.train);
-    const epoch = Math.floor(at / perEpoch);
-    const key = `${rows ? 'part' : 'all'} ${epoch}`;
-    if (this.epochCache?.key !== key) {
-      const { batchSize, accumulate, seed } = config.train;
-      this.epochCache = {
-        key,
-        steps: epochBatches(lengths, { batchSize, accumulate, shuffle: config.data.shuffle, seed, epoch }),
-      };
-    }
-    return this.epochCache.steps[at % perEpoch]!;
-  }
-
-  /** The training rows in two parts by a seeded shuffle: what trains weights, and what is held back. */
-  private heldBack(share: number): { training: number[]; held: number[] } {
-    const { config, data } = this.setup;
-    const order = randomStream(config.train.seed, 'held back').shuffle(data.train.map((_, i) => i));
-    const cut = Math.max(1, Math.min(order.length - 1, Math.round(order.length * share)));
-    return { held: order.slice(0, cut), training: order.slice(cut).sort((a, b) => a - b) };
-  }
-
   private nextHeldBack(): Batch {
-    const { config, data, scheduler } = this.setup;
-    const { held } = this.heldBack(scheduler?.heldBackShare?.() ?? 0.5);
-    const { batchSize } = config.train;
     const at = this.state.heldBackBatches;
     this.state = { ...this.state, heldBackBatches: at + 1 };
-    const indices = Array.from(
-      { length: Math.min(batchSize, held.length) },
-      (_, i) => held[(at * batchSize + i) % held.length]!,
-    );
-    return this.collate(indices, data);
+    return this.batches.heldBack(at);
   }
 
   private logAllocation(report: AllocationReport): void {

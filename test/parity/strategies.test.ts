@@ -8,7 +8,8 @@ import { resolveRunConfig } from '../../src/config/resolve.ts';
 import * as strategies from '../../src/strategies.ts';
 import { ReferenceHost } from '../../src/training/host.ts';
 import type { StepEvent } from '../../src/training/reporter.ts';
-import { type PreparedRun, prepareRun, trainRun } from '../../src/training/train.ts';
+import { type PreparedRun, prepareRun } from '../../src/training/prepareRun.ts';
+import { trainRun } from '../../src/training/train.ts';
 
 /**
  * AdaLoRA against PEFT with its allocator, SoRA and rank scores against PyTorch (fixtures/traces/make_*.py). Masks

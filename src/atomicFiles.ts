@@ -10,20 +10,36 @@ import {
   writeSync,
 } from 'node:fs';
 import { basename, dirname } from 'node:path';
-import { AloraError } from '../errors.ts';
+import { AloraError } from './errors.ts';
 
-/** Refusal of a file or folder that cannot be written: kind storage. */
+/** Refusal of a file or folder that cannot be written: kind storage, STORAGE_FULL or STORAGE_WRITE. */
 export function cannotWrite(path: string, cause: unknown): AloraError {
+  const { code, message } = cause as NodeJS.ErrnoException;
+  if (code === 'ENOSPC' || code === 'EDQUOT')
+    return new AloraError('storage', 'STORAGE_FULL', 'The disk is full', {
+      where: path,
+      got: message,
+      fix: 'Free space, then go on with --resume; what was saved before is whole.',
+      cause,
+    });
   return new AloraError('storage', 'STORAGE_WRITE', `Cannot write ${basename(path)}`, {
     where: path,
-    got: cause instanceof Error ? cause.message : String(cause),
-    fix: 'Free disk space or choose a folder that can be written.',
+    got: message ?? String(cause),
+    fix: 'Choose a folder that can be written.',
     cause,
   });
 }
 
-/** Writes a file whole or not at all: to `<path>.tmp`, flushed to the disk, then renamed into place. */
-export function writeFileAtomic(path: string, pieces: Iterable<Uint8Array>): void {
+/**
+ * Writes a file whole or not at all: to `<path>.tmp`, flushed to the disk, then renamed into place. `flush: false`
+ * is for files that only this process reads.
+ */
+export function writeFileAtomic(
+  path: string,
+  content: string | Iterable<Uint8Array>,
+  { flush = true }: { readonly flush?: boolean } = {},
+): void {
+  const pieces = typeof content === 'string' ? [Buffer.from(content)] : content;
   const partial = `${path}.tmp`;
   try {
     mkdirSync(dirname(path), { recursive: true });
@@ -31,7 +47,7 @@ export function writeFileAtomic(path: string, pieces: Iterable<Uint8Array>): voi
     try {
       for (const piece of pieces)
         for (let done = 0; done < piece.byteLength; ) done += writeSync(file, piece, done);
-      fsyncSync(file);
+      if (flush) fsyncSync(file);
     } finally {
       closeSync(file);
     }
