@@ -147,6 +147,12 @@ const train = z.strictObject({
     .default(10)
     .describe('Evaluations without improvement after which the run stops early; 0: never.'),
   seed: z.int().min(0).default(0).describe('Seed of initial values, row order, dropout and splits.'),
+  recompute: z
+    .boolean()
+    .default(false)
+    .describe(
+      'Less memory for time: keep activations only at the borders between segments of the model, and compute the rest again for the gradients.',
+    ),
   checkpointEvery: z
     .int()
     .min(0)

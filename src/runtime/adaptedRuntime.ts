@@ -44,6 +44,11 @@ interface OpenGraph {
   readonly feeder: Feeder;
 }
 
+export interface AdaptedRuntimeOptions extends RuntimeOptions {
+  /** Training steps compute activations again instead of keeping them. */
+  readonly recompute?: boolean;
+}
+
 /**
  * The sessions over one adapted model: training step, evaluation, gate gradients. Each is opened at its first
  * use; all map the same weight file. Ranks, gates and parameters are inputs, so none is ever rebuilt.
@@ -54,7 +59,7 @@ export class AdaptedRuntime {
     readonly adapted: AdaptedModel,
     readonly adapters: AdapterSet,
     readonly workspace: Workspace,
-    readonly options: RuntimeOptions,
+    readonly options: AdaptedRuntimeOptions,
     /** The same model with dropout, where the training step has it. */
     private readonly trained: AdaptedModel = adapted,
   ) {}
@@ -141,7 +146,10 @@ export class AdaptedRuntime {
   private graph(name: 'step' | 'evaluation' | 'gateGradients'): Promise<OpenGraph> {
     let opened = this.graphs.get(name);
     if (!opened) {
-      opened = this.openGraph(name, builders[name](name === 'step' ? this.trained : this.adapted));
+      opened = this.openGraph(
+        name,
+        builders[name](name === 'step' ? this.trained : this.adapted, this.options),
+      );
       this.graphs.set(name, opened);
     }
     return opened;

@@ -1,5 +1,6 @@
 import { byteLength } from '../onnx/dtype.ts';
 import type { Model, Value } from '../onnx/graph.ts';
+import { executionOrder } from '../passes/executionOrder.ts';
 import { evaluate } from '../passes/symbolic.ts';
 
 /** Lengths by the symbolic names of the graph's inputs. */
@@ -14,7 +15,7 @@ const views = new Set(['Reshape', 'Squeeze', 'Unsqueeze', 'Flatten', 'Identity']
  * shape count as nothing.
  */
 export function peakActivationBytes({ graph }: Model, lengths: Lengths): number {
-  graph.sort();
+  const nodes = executionOrder(graph);
   const size = (value: Value): number => {
     if (!value.dtype || !value.shape || value.dtype === 'string') return 0;
     let count = 1;
@@ -25,17 +26,17 @@ export function peakActivationBytes({ graph }: Model, lengths: Lengths): number 
   const root = new Map<Value, Value>();
   const rootOf = (value: Value): Value => root.get(value) ?? value;
   const lastUse = new Map<Value, number>();
-  graph.nodes.forEach((node, i) => {
+  nodes.forEach((node, i) => {
     const first = node.inputs[0];
     if (views.has(node.op) && first && node.outputs[0]) root.set(node.outputs[0], rootOf(first));
     for (const value of node.inputs) if (value) lastUse.set(rootOf(value), i);
   });
-  for (const value of graph.outputs) lastUse.set(rootOf(value), graph.nodes.length);
+  for (const value of graph.outputs) lastUse.set(rootOf(value), nodes.length);
   const ending = new Map<number, Value[]>();
   for (const [value, at] of lastUse) ending.set(at, [...(ending.get(at) ?? []), value]);
   let live = 0;
   let peak = 0;
-  graph.nodes.forEach((node, i) => {
+  nodes.forEach((node, i) => {
     for (const value of node.outputs) if (value && rootOf(value) === value) live += size(value);
     peak = Math.max(peak, live);
     for (const value of ending.get(i) ?? []) if (value.producer && !value.initializer) live -= size(value);

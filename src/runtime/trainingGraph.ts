@@ -8,9 +8,12 @@ import { Builder } from '../onnx/builder.ts';
 import { cloneModel } from '../onnx/clone.ts';
 import type { Dim, Model, Value } from '../onnx/graph.ts';
 import { Tensor } from '../onnx/tensor.ts';
+import { leavesLast } from '../passes/executionOrder.ts';
 import { gatherRows } from '../passes/gatherRows.ts';
 import { inferTypes } from '../passes/inferTypes.ts';
 import { keepOutputs } from '../passes/prune.ts';
+import { dependents, recompute } from '../passes/recompute.ts';
+import { findSegments } from '../passes/segments.ts';
 import type { Backbone } from './backbone.ts';
 
 /** Names of the graph inputs that are added to the model's own. */
@@ -147,10 +150,16 @@ export function evaluationGraph(adapted: AdaptedModel): Model {
   return model;
 }
 
+export interface StepOptions {
+  /** Keep only what crosses the borders between segments, and compute the rest again on the way back. */
+  readonly recompute?: boolean;
+}
+
 /** The training step: losses and the gradient of every trained parameter. */
-export function stepGraph(adapted: AdaptedModel): Model {
+export function stepGraph(adapted: AdaptedModel, options: StepOptions = {}): Model {
   const trained = (module: TargetModule) => adapted.parameters.get(module)!.filter((spec) => spec.trained);
-  return gradientGraph(adapted, (module) => trained(module).map((spec) => spec.role), adapted.penalised);
+  const roles = (module: TargetModule) => trained(module).map((spec) => spec.role);
+  return gradientGraph(adapted, roles, adapted.penalised, options);
 }
 
 /** dLoss/dgate of every module, for scorers. */
@@ -162,6 +171,7 @@ function gradientGraph(
   adapted: AdaptedModel,
   rolesOf: (module: TargetModule) => readonly string[],
   penalised: boolean,
+  { recompute: again = false }: StepOptions = {},
 ): Model {
   const { model, builder, loss, rowLogits, losses } = withLoss(adapted);
   const { graph } = model;
@@ -176,12 +186,12 @@ function gradientGraph(
   if (penalised)
     seeds.push([graph.findOutput(outputNames.penalty)!, graph.input(inputNames.penaltyScale, 'float32', [])]);
   const opset = model.opsets.get('')!;
-  const gradients = differentiate(
-    graph,
-    seeds,
-    wrt.map(({ value }) => value),
-    { opset, prefix: '/gradient' },
-  );
+  const segments = again ? findSegments(model, rowLogits) : undefined;
+  const forward = new Set(graph.nodes);
+  const parameters = wrt.map(({ value }) => value);
+  const cuts = segments ? dependents(graph, parameters, segments.cuts) : [];
+  const gradients = differentiate(graph, seeds, [...parameters, ...cuts], { opset, prefix: '/gradient' });
+  if (segments) recompute(graph, segments, forward, (cut) => gradients.get(cut) ?? undefined);
   const outputs = wrt.map(({ module, role, value }) => {
     const gradient = gradients.get(value);
     if (!gradient)
@@ -198,6 +208,7 @@ function gradientGraph(
     graph,
     graph.outputs.map((value) => value.name),
   );
+  leavesLast(graph);
   return model;
 }
 

@@ -129,7 +129,8 @@ export function assemble(opened: OpenedModel, config: RunConfig, options: Assemb
     for (const { spec, start: values } of head.parameters)
       if (values) adapters.parameter(head.module, spec.role).set(values);
   if (start) loadFactors(adapters, start, adapted.heads);
-  const runtime = new AdaptedRuntime(adapted, adapters, workspace, config.runtime, trained);
+  const runtimeOptions = { ...config.runtime, recompute: config.train.recompute };
+  const runtime = new AdaptedRuntime(adapted, adapters, workspace, runtimeOptions, trained);
   const s = (module: TargetModule) =>
     adapted.scalings.get(module.name) ??
     scalings?.get(module.name) ??

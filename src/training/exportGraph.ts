@@ -53,7 +53,7 @@ export async function exportRunGraph(
   try {
     const hasGates = run.adapters.modules.every((module) => run.adapters.has(module, 'gate'));
     const graphs: Record<string, Model> = {
-      step: stepGraph(run.adapted),
+      step: stepGraph(run.adapted, config.train),
       evaluation: evaluationGraph(run.adapted),
       ...(hasGates ? { 'gate-gradients': gateGradientGraph(run.adapted) } : {}),
     };
