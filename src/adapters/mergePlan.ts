@@ -50,9 +50,10 @@ export function patchesOf(root: string, file: string, config: ModelConfig, adapt
     const weights = adapter.modules.get(module.name);
     if (weights && weights.rank > 0) {
       checkWeight(file, module, weights.in, weights.out);
-      const { value, tensor, layout } = module.weight;
-      const change = { kind: 'add', weights, layout } as const;
-      add(value, tensor, users.get(value)!, { module: module.name, key: module.name, change });
+      for (const { value, tensor, layout } of module.uses.map((use) => use.weight)) {
+        const change = { kind: 'add', weights, layout } as const;
+        add(value, tensor, users.get(value)!, { module: module.name, key: module.name, change });
+      }
     }
     const saved = adapter.saved.get(`${module.name}.weight`);
     if (saved) {
@@ -62,11 +63,12 @@ export function patchesOf(root: string, file: string, config: ModelConfig, adapt
         module,
         ...(module.fanInFanOut ? ([rows, columns] as const) : ([columns, rows] as const)),
       );
-      const { value, tensor, layout } = module.weight;
-      const turn = (layout === 'in-out') !== module.fanInFanOut;
-      const values = turn ? transposed(saved.toFloat32(), rows, columns) : saved.toFloat32();
-      const change = { kind: 'set', values } as const;
-      add(value, tensor, users.get(value)!, { module: module.name, key: `${module.name}.weight`, change });
+      for (const { value, tensor, layout } of module.uses.map((use) => use.weight)) {
+        const turn = (layout === 'in-out') !== module.fanInFanOut;
+        const values = turn ? transposed(saved.toFloat32(), rows, columns) : saved.toFloat32();
+        const change = { kind: 'set', values } as const;
+        add(value, tensor, users.get(value)!, { module: module.name, key: `${module.name}.weight`, change });
+      }
     }
     const bias = adapter.saved.get(`${module.name}.bias`);
     if (bias) {
@@ -108,11 +110,8 @@ function graphsOf(graph: Graph): Graph[] {
 /** Every node that uses a weight as the weight of a linear layer. */
 function usersByWeight(modules: readonly LinearModule[]): Map<Value, Set<Node>> {
   const users = new Map<Value, Set<Node>>();
-  for (const { weight, uses } of modules) {
-    const nodes = users.get(weight.value) ?? new Set<Node>();
-    for (const { node } of uses) nodes.add(node);
-    users.set(weight.value, nodes);
-  }
+  for (const { node, weight } of modules.flatMap(({ uses }) => uses))
+    users.set(weight.value, (users.get(weight.value) ?? new Set<Node>()).add(node));
   return users;
 }
 

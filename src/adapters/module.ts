@@ -23,15 +23,6 @@ export interface TargetModule {
  */
 export type ModuleRole = 'linear' | 'lm_head' | 'head';
 
-/** One application of a linear layer in the graph. */
-export interface ModuleUse {
-  readonly node: Node;
-  /** The layer's input, [..., in]. */
-  readonly input: Value;
-  /** What an adapter's delta is added to, [..., out]; with or without the bias, which makes no difference. */
-  readonly output: Value;
-}
-
 /** Where a layer's weight lies and how it is stored. */
 export interface ModuleWeight {
   /** The initializer, or the output of a Constant node. */
@@ -43,10 +34,20 @@ export interface ModuleWeight {
   readonly storage: 'float' | 'int8' | 'blocked';
 }
 
+/** One application of a linear layer in the graph. */
+export interface ModuleUse {
+  readonly node: Node;
+  /** The layer's input, [..., in]. */
+  readonly input: Value;
+  /** What an adapter's delta is added to, [..., out]; with or without the bias, which makes no difference. */
+  readonly output: Value;
+  /** Uses of one layer may read copies of its weight: torchscript writes one for each. */
+  readonly weight: ModuleWeight;
+}
+
 /** A linear layer found in a graph. */
 export interface LinearModule extends TargetModule, ModuleUse {
   readonly role: ModuleRole;
-  readonly weight: ModuleWeight;
   /** Constant bias [out], if the layer has one. */
   readonly bias: Value | null;
   /** Every use of the layer; more than one where layers share their weights (ALBERT). The first is `node`. */

@@ -11,7 +11,7 @@ import type { ModelConfig } from './module.ts';
 
 /** The last part of an exported node's name: an operator, counted, perhaps quantised or fused. */
 const operatorPart =
-  /^(MatMul|Gemm|MatMulNBits|MatMulInteger|FusedMatMul|DynamicQuantizeMatMul|Einsum|linear|addmm)(_?\d+)?(_(Q\d+|q\d+|quant|quantized|bnb4|fp16|nbits|kquant))*$/i;
+  /^(MatMul|Gemm|MatMulNBits|MatMulInteger|FusedMatMul|DynamicQuantizeMatMul|Einsum|linear|addmm)(_?\d+)?(_matmul)?(_(Q\d+|q\d+|quant|quantized|bnb4|fp16|nbits|kquant))*$/i;
 
 const quantisedSuffix = /(_Q\d+\w*|_quantized|_quant|\.MatMul(NBits)?)+$/;
 
@@ -69,6 +69,10 @@ const basePrefixes: Readonly<Record<string, string | null>> = {
   'deberta-v2': 'deberta',
   mobilebert: 'mobilebert',
   squeezebert: 'transformer',
+  vit: 'vit',
+  deit: 'deit',
+  beit: 'beit',
+  dinov2: 'dinov2',
   t5: null,
   mt5: null,
   umt5: null,

@@ -1,11 +1,10 @@
-import type { Graph, Model, Node, Value } from '../onnx/graph.ts';
+import { constantForGradient, type Graph, type Model, type Node, type Value } from '../onnx/graph.ts';
 import type { Tensor } from '../onnx/tensor.ts';
 import type { LinearModule, ModelConfig, ModuleRole, ModuleUse, ModuleWeight } from './module.ts';
 import { exportedPath, peftNames, placeOf } from './moduleNames.ts';
 
 /** A product with a constant weight, before it has a name. */
 interface Product extends ModuleUse {
-  readonly weight: ModuleWeight;
   readonly bias: Value | null;
   readonly in: number;
   readonly out: number;
@@ -45,11 +44,22 @@ export function linearModulesOf(graph: Graph, config: ModelConfig, withHead: boo
   const groups = new Map<string, Product[]>();
   peftNames(paths, config, withHead).forEach((name, i) => {
     const product = products[i]!;
-    const same = groups.get(name);
-    if (same && same[0]!.weight.value === product.weight.value) same.push(product);
+    // torchscript counts the calls of a module that runs more than once: query, query_1.
+    const called = groups.get(name.replace(/_\d+$/, ''));
+    const again = called && sameWeight(called[0]!.weight, product.weight) ? called : undefined;
+    const same = again ?? groups.get(name);
+    if (same && sameWeight(same[0]!.weight, product.weight)) same.push(product);
     else groups.set(same ? unused(name, groups) : name, [product]);
   });
   return [...groups].map(([name, uses], index) => moduleOf(name, uses, index, config));
+}
+
+/** One weight, or two copies of it, as torchscript writes for each use of a layer that several blocks share. */
+function sameWeight(a: ModuleWeight, b: ModuleWeight): boolean {
+  if (a.value === b.value) return true;
+  if (a.layout !== b.layout || a.tensor.dtype !== b.tensor.dtype) return false;
+  if (a.tensor.dims.join() !== b.tensor.dims.join()) return false;
+  return Buffer.compare(a.tensor.bytes(), b.tensor.bytes()) === 0;
 }
 
 /** Two layers that the exporter gave one name: the later ones are counted. PEFT knows no such names. */
@@ -77,7 +87,7 @@ function moduleOf(name: string, uses: readonly Product[], index: number, config:
     output: first.output,
     weight: first.weight,
     bias: first.bias,
-    uses: uses.map(({ node, input, output }) => ({ node, input, output })),
+    uses: uses.map(({ node, input, output, weight }) => ({ node, input, output, weight })),
     fanInFanOut: isConv1d(name, first, config),
   };
 }
@@ -159,9 +169,10 @@ function isFloatTensor(value: Value): boolean {
 }
 
 function floatProduct(node: Node, transB: boolean): Product | undefined {
-  const [input, right] = node.inputs;
+  const [given, right] = node.inputs;
   const constant = constantOf(right);
-  if (!input || !constant || constant.tensor.dims.length !== 2 || constantOf(input)) return undefined;
+  if (!given || !constant || constant.tensor.dims.length !== 2 || constantOf(given)) return undefined;
+  const input = unrounded(given);
   const outIn = constant.transposed !== transB;
   const [rows, columns] = constant.tensor.dims as [number, number];
   const out = outIn ? rows : columns;
@@ -179,6 +190,12 @@ function floatProduct(node: Node, transB: boolean): Product | undefined {
     in: outIn ? columns : rows,
     out,
   };
+}
+
+/** Where a product's input is rounded to integers at run time (see dynamicQuantized.ts), what it was rounded from. */
+function unrounded(input: Value): Value {
+  const [source, difference] = input.producer?.op === 'Add' ? input.producer.inputs : [];
+  return source && difference?.producer?.metadata.has(constantForGradient) ? source : input;
 }
 
 /** A constant of `out` elements along the last axis, as a bias is. */

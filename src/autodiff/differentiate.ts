@@ -1,7 +1,7 @@
 import { AloraError } from '../errors.ts';
 import { Builder } from '../onnx/builder.ts';
 import { dtypeOf, isFloat } from '../onnx/dtype.ts';
-import { describe, type Graph, type Node, type Value } from '../onnx/graph.ts';
+import { constantForGradient, describe, type Graph, type Node, type Value } from '../onnx/graph.ts';
 import { Tensor } from '../onnx/tensor.ts';
 import { Emitter } from './emitter.ts';
 import { gradients, stops } from './gradients/index.ts';
@@ -158,6 +158,7 @@ function reads(node: Node, values: ReadonlySet<Value>): boolean {
 
 /** Whether a node's result does not vary smoothly with its inputs: its derivative is zero or undefined. */
 function isStop(node: Node): boolean {
+  if (node.metadata.has(constantForGradient)) return true;
   if (node.domain !== '') return false;
   if (node.op === 'Cast') {
     const to = dtypeOf(node.int('to', 1));

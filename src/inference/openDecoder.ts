@@ -60,7 +60,7 @@ function injectFinished(model: Model, adapter: LoadedPeftAdapter, directory: Mod
   const sites = new Map(
     modules.map((module) => [
       module,
-      module.uses.map((use) => ({ input: use.input, output: use.output, weight: module.weight })),
+      module.uses.map(({ input, output, weight }) => ({ input, output, weight })),
     ]),
   );
   const session = openRewriter(model.graph, sites, {

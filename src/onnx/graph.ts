@@ -33,6 +33,9 @@ export class Value {
   ) {}
 }
 
+/** Metadata key of a node whose result counts as a constant when gradients are taken. */
+export const constantForGradient = 'onnx-alora.constant-for-gradient';
+
 /** One operator application. Inputs and attributes change only through methods, so that `users` stays true. */
 export class Node {
   readonly inputs: (Value | null)[] = [];

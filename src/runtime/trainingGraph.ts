@@ -87,7 +87,7 @@ export function adapt<Options>(backbone: Backbone, options: AdaptOptions<Options
   const sites = new Map<TargetModule, ModuleSite[]>(
     options.targets.map((module) => [
       module,
-      module.uses.map((use) => ({ input: use.input, output: use.output, weight: module.weight })),
+      module.uses.map(({ input, output, weight }) => ({ input, output, weight })),
     ]),
   );
   const session = openRewriter(graph, sites, options);

@@ -8,6 +8,7 @@ import { readRows, resolveDataFiles } from '../tasks/files.ts';
 import { findTask } from '../tasks/index.ts';
 import type { ClassificationHead, Example, PreparedTask } from '../tasks/task.ts';
 import { loadTokenizer, type Tokenizer } from '../tasks/tokenizer.ts';
+import { requireTrainableHead } from './heads.ts';
 import type { RunInfo, SplitInfo } from './reporter.ts';
 
 /** The rows of a run, tokenised. Splits that the run file does not name are empty. */
@@ -37,6 +38,7 @@ export interface DataModel {
 
 /** Reads tokenizer and data of a configuration. `splits` leaves out what an evaluation does not need. */
 export async function loadRunData(config: RunConfig, model: DataModel): Promise<RunData> {
+  requireTrainableHead(model.directory);
   const tokenizer = await loadTokenizer(model.directory.folder);
   const contextLength = contextOf(model.directory.config);
   if (contextLength !== undefined && config.data.maxLength > contextLength)

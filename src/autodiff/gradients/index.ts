@@ -118,6 +118,7 @@ export const stops: ReadonlySet<string> = new Set([
   'BitwiseAnd',
   'Ceil',
   'ConstantOfShape',
+  'DynamicQuantizeLinear',
   'Equal',
   'EyeLike',
   'Floor',

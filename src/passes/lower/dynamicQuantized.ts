@@ -1,4 +1,4 @@
-import type { Node, Value } from '../../onnx/graph.ts';
+import { constantForGradient, type Node, type Value } from '../../onnx/graph.ts';
 import { type Lowering, replace, type Site } from './lowering.ts';
 
 /** W [K, N] int8 or uint8 with scale and zero point per tensor or per column, as floats that stay one byte each. */
@@ -11,17 +11,31 @@ function dequantized(at: Site, weight: Value, scale: Value, zero: Value | null |
   return at.op('DequantizeLinear', [weight, flat(scale), ...(zero ? [flat(zero)] : [])], { axis: 1 });
 }
 
+/**
+ * x as DynamicQuantizeLinear rounds it, with the gradient of x itself (straight-through estimator, Bengio et al. 2013):
+ * x + (round(x) - x), where the difference counts as a constant. `outputs` are the quantiser's: integers, scale, zero
+ * point; one scale for the whole tensor, padding included, as the kernel has it.
+ */
+function rounded(at: Site, x: Value, outputs: readonly (Value | null)[]): Value {
+  return at.once(`rounded ${outputs[0]!.name}`, () => {
+    const difference = at.op('Sub', [at.op('DequantizeLinear', outputs), x]);
+    difference.producer!.metadata = new Map([[constantForGradient, 'true']]);
+    return at.op('Add', [x, difference]);
+  });
+}
+
 function withBias(at: Site, product: Value, bias: Value | null | undefined): Value {
   return bias ? at.op('Add', [product, bias]) : product;
 }
 
-/**
- * com.microsoft DynamicQuantizeMatMul: A, B int8 [K, N], b_scale, b_zero_point?, bias? The rounding of A to 8 bits
- * (some 0.5 % of the product) is left out, which is the straight-through view of its gradient.
- */
+/** com.microsoft DynamicQuantizeMatMul: A, B int8 [K, N], b_scale, b_zero_point?, bias? A is rounded to 8 bits. */
 export const dynamicQuantizeMatMul: Lowering = (node, at) => {
   const weight = dequantized(at, at.input(1), at.input(2), node.inputs[3]);
-  return [withBias(at, at.main('MatMul', [at.input(0), weight]), node.inputs[4])];
+  const x = at.input(0);
+  const activation = at.once(`quantised ${x.name}`, () =>
+    rounded(at, x, at.outputs('DynamicQuantizeLinear', [x], 3)),
+  );
+  return [withBias(at, at.main('MatMul', [activation, weight]), node.inputs[4])];
 };
 
 /** What DynamicQuantizeLinear made `quantized` from; undefined for anything else. */
@@ -35,7 +49,8 @@ function floatSource(quantized: Value | null | undefined): Value | undefined {
 export const matMulIntegerToFloat: Lowering = (node, at) => {
   const source = floatSource(node.inputs[0]) ?? at.refuse('its input is not quantised at run time');
   const weight = dequantized(at, at.input(1), at.input(3), node.inputs[5]);
-  return [withBias(at, at.main('MatMul', [source, weight]), node.inputs[6])];
+  const activation = rounded(at, source, node.inputs[0]!.producer!.outputs);
+  return [withBias(at, at.main('MatMul', [activation, weight]), node.inputs[6])];
 };
 
 /** The single reader of a value. */
@@ -65,7 +80,7 @@ export const matMulInteger: Lowering = (node, at) => {
   if (!chain)
     return at.refuse('it is not the middle of DynamicQuantizeLinear -> MatMulInteger -> Cast -> Mul');
   const product = at.main('MatMul', [
-    chain.source,
+    rounded(at, chain.source, node.inputs[0]!.producer!.outputs),
     dequantized(at, at.input(1), chain.scale, node.inputs[3]),
   ]);
   replace(at.graph, chain.end.output, product);

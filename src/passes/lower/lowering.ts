@@ -47,6 +47,11 @@ export class Site {
     return this.typed(this.make.node(op, inputs, 1, { attributes })).output;
   }
 
+  /** All outputs of an operator with several. */
+  outputs(op: string, inputs: readonly (Value | null)[], count: number): Value[] {
+    return this.typed(this.make.node(op, inputs, count, {})).outputs.map((value) => value!);
+  }
+
   private typed(node: Node): Node {
     this.types.extend(node);
     return node;

@@ -1,0 +1,25 @@
+import { AloraError } from '../errors.ts';
+import type { ModelDirectory } from '../runtime/modelDirectory.ts';
+
+/** Classes of transformers whose outputs no task of the run file can be learnt from, and what they are. */
+const untrained: readonly (readonly [RegExp, string])[] = [
+  [/ForTokenClassification$/, 'a class for every token'],
+  [/ForQuestionAnswering$/, 'the two ends of a span'],
+  [/ForMaskedLM$/, 'masked tokens'],
+  [/ForMultipleChoice$|ForNextSentencePrediction$|ForPreTraining$/, 'something else than classes or text'],
+  [/ForImageClassification|ForObjectDetection|ForSemanticSegmentation|ForDepthEstimation/, 'from images'],
+  [/ForAudioClassification|ForCTC|ForSpeechSeq2Seq|^Whisper/, 'from sound'],
+];
+
+/** Refuses a head that no task trains, by the class that config.json names. Errors: MODEL_HEAD (model). */
+export function requireTrainableHead({ folder, config }: Pick<ModelDirectory, 'folder' | 'config'>): void {
+  const [architecture] = Array.isArray(config.architectures) ? (config.architectures as string[]) : [];
+  const found = untrained.find(([pattern]) => pattern.test(architecture ?? ''));
+  if (!found) return;
+  throw new AloraError('model', 'MODEL_HEAD', `The model predicts ${found[1]}, which no task trains`, {
+    where: folder,
+    got: architecture,
+    allowed: 'a language model, a sequence classifier, or a text encoder without a head',
+    fix: 'Export the encoder alone (last_hidden_state); a new classifier is then trained on it.',
+  });
+}

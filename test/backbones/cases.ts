@@ -1,0 +1,88 @@
+import { type Reference, readBackbone, readTrace } from './reference.ts';
+
+/** One line of the table in docs/backbones.md. */
+export interface Case {
+  readonly backbone: string;
+  readonly layout: string;
+  readonly reference: () => Reference;
+  readonly file: string;
+}
+
+const torchscript = 'torchscript (optimum)';
+const dynamo = 'dynamo';
+
+const model = (
+  backbone: string,
+  layout: string,
+  folder: string,
+  { file = 'onnx/model.onnx', variant = 'float' } = {},
+): Case => ({ backbone, layout, file, reference: () => readBackbone(folder, variant) });
+
+const trace = (
+  backbone: string,
+  layout: string,
+  name: string,
+  at?: string,
+  file = 'onnx/model.onnx',
+): Case => ({
+  backbone,
+  layout,
+  file,
+  reference: () => readTrace(name, at),
+});
+
+const smollm = (layout: string, file: string, variant = 'float') =>
+  model('SmolLM', layout, 'smollm', { file: `onnx/${file}.onnx`, variant });
+
+export const cases: readonly Case[] = [
+  trace('GPT-2', torchscript, 'gpt2'),
+  trace('GPT-2', dynamo, 'gpt2-dynamo'),
+  model('GPT-2', 'ONNX Runtime optimiser: FastGelu, SkipLayerNormalization', 'gpt2', {
+    file: 'onnx/model_optimized.onnx',
+  }),
+  trace('Llama', torchscript, 'llama'),
+  trace('Llama', dynamo, 'llama-dynamo'),
+  trace('Llama', 'key/value cache inputs', 'llama', 'llama-kv'),
+  model('Llama 3 (scaled rotary)', torchscript, 'llama3'),
+  smollm(torchscript, 'model'),
+  smollm('dynamo, opset 23: Attention, RMSNormalization, RotaryEmbedding', 'model_opset23'),
+  smollm('float16', 'model_fp16', 'fp16'),
+  smollm('transformers.js v2: `If` on use_cache_branch', 'decoder_model_merged'),
+  smollm('genai builder: GroupQueryAttention, SkipSimplifiedLayerNormalization', 'model_genai'),
+  smollm('genai builder, 4 bits: MatMulNBits, GatherBlockQuantized', 'model_genai_q4', 'q4-genai'),
+  smollm('4 bits: MatMulNBits', 'model_q4', 'q4'),
+  smollm('4 bits: blocked DequantizeLinear, opset 21', 'model_q4_qdq', 'q4'),
+  smollm('int8: DynamicQuantizeLinear, MatMulInteger', 'model_quantized', 'int8'),
+  model('Mistral', dynamo, 'mistral'),
+  trace('Qwen2', dynamo, 'qwen2'),
+  model('Qwen3', dynamo, 'qwen3'),
+  model('Qwen3', 'dynamo, opset 23: Attention, RMSNormalization, RotaryEmbedding', 'qwen3', {
+    file: 'onnx/model_opset23.onnx',
+  }),
+  trace('Gemma', dynamo, 'gemma'),
+  model('Gemma 2', dynamo, 'gemma2'),
+  model('Gemma 3', dynamo, 'gemma3'),
+  trace('Phi-3', 'torchscript (optimum), external data', 'phi3'),
+  trace('GPT-NeoX (Pythia)', torchscript, 'gpt-neox'),
+  trace('OPT', dynamo, 'opt'),
+  model('BLOOM (alibi)', torchscript, 'bloom'),
+  model('Falcon', torchscript, 'falcon'),
+  trace('BERT', torchscript, 'bert'),
+  trace('RoBERTa', dynamo, 'roberta'),
+  trace('RoBERTa, head trained', dynamo, 'roberta-head'),
+  trace('DistilBERT', torchscript, 'distilbert'),
+  trace('DistilBERT, head trained', torchscript, 'distilbert-head'),
+  model('ALBERT (shared layers)', torchscript, 'albert'),
+  model('DeBERTa-v2', torchscript, 'deberta-v2'),
+  model('MPNet encoder, new classifier', torchscript, 'mpnet'),
+  model('MiniLM encoder, new classifier', torchscript, 'minilm'),
+  model('MiniLM encoder, new classifier', 'ONNX Runtime optimiser: MultiHeadAttention, BiasGelu', 'minilm', {
+    file: 'onnx/model_optimized.onnx',
+  }),
+  model('MiniLM encoder, new classifier', 'int8: DynamicQuantizeLinear, MatMulInteger', 'minilm', {
+    file: 'onnx/model_quantized.onnx',
+    variant: 'int8',
+  }),
+  model('BERT, token classification (graph only)', torchscript, 'bert-tokens'),
+  model('ViT, image classification (graph only)', torchscript, 'vit'),
+];
