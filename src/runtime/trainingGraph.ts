@@ -9,6 +9,7 @@ import { cloneModel } from '../onnx/clone.ts';
 import type { Dim, Model, Value } from '../onnx/graph.ts';
 import { Tensor } from '../onnx/tensor.ts';
 import { leavesLast } from '../passes/executionOrder.ts';
+import { gatherPooled } from '../passes/gatherPooled.ts';
 import { gatherRows } from '../passes/gatherRows.ts';
 import { inferTypes } from '../passes/inferTypes.ts';
 import { keepOutputs } from '../passes/prune.ts';
@@ -106,8 +107,10 @@ export function adapt<Options>(backbone: Backbone, options: AdaptOptions<Options
       ? options.strategy?.penalty?.(session.rewriter, injections, options.options!)
       : undefined;
   const rows = graph.input(inputNames.rows, 'int64', ['labels']);
-  graph.outputs = [logits];
+  graph.outputs = penalty ? [logits, penalty] : [logits];
   inferTypes(model);
+  gatherPooled(model);
+  logits = graph.outputs[0]!;
   const rowLogits = gatherRows(model, logits, rows).output;
   rowLogits.name = graph.unique(outputNames.rowLogits);
   graph.outputs = [rowLogits];
