@@ -125,9 +125,10 @@ export function compareScreen(
       );
     },
     onWarning(job, message) {
-      // All runs read the same data: what is to be said of it is said once.
-      if (said.has(message)) return;
-      said.add(message);
+      // All runs read the same data, and rounds repeat themselves: the same sentence with other numbers is said once.
+      const sentence = message.replace(/\d+/g, '#');
+      if (said.has(sentence)) return;
+      said.add(sentence);
       clear();
       err.write(`${coloursFor(err).yellow('warning')}: ${job.id}: ${message}\n`);
     },

@@ -77,7 +77,7 @@ export interface VariantRecord {
   readonly summary: Readonly<Record<string, Summary>>;
   /** This method minus the baseline at the same point, over the seeds that both finished. */
   readonly againstBaseline: Readonly<Record<string, PairedDifference>>;
-  /** Columns in which it is ahead of every other method with an interval that excludes zero. */
+  /** Columns in which it has the best median and is ahead of every other method with an interval that excludes zero. */
   readonly ahead: readonly string[];
 }
 

@@ -43,8 +43,13 @@ export function compareVariant(
       difference !== undefined && excludesZero(difference) && difference.mean < 0 === column.lowerIsBetter;
     // A method without a finished run can be neither beaten nor the reason to withhold the mark.
     const rivals = others.filter((other) => bySeed(other, column).size > 0);
-    if (rivals.length > 0 && rivals.every((other) => better(pairedDifference(mine, bySeed(other, column)))))
-      ahead.push(column.id);
+    const isAhead = (other: Measured) => {
+      const theirs = bySeed(other, column);
+      const median = summarise([...theirs.values()])!.median;
+      const best = column.lowerIsBetter ? own.median <= median : own.median >= median;
+      return best && better(pairedDifference(mine, theirs));
+    };
+    if (rivals.length > 0 && rivals.every(isAhead)) ahead.push(column.id);
   }
   return { summary, againstBaseline, ahead };
 }

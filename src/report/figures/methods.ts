@@ -10,7 +10,13 @@ const dashes = [
 
 /** One hue a method in all figures; beyond six, the hues again with another dash. */
 export function methodScales(labels: readonly string[]) {
-  const legend = { symbolType: 'stroke' as const, symbolSize: 260, symbolStrokeWidth: 3, labelLimit: 300 };
+  const legend = {
+    symbolType: 'stroke' as const,
+    symbolSize: 260,
+    symbolStrokeWidth: 3,
+    symbolOpacity: 1,
+    labelLimit: 300,
+  };
   return {
     color: {
       field: 'method',

@@ -1,3 +1,4 @@
+import { pointLabel } from '../../compare/expand.ts';
 import { type CompareRecord, unfinished } from '../../compare/record.ts';
 import { columnName } from '../figures/compareScores.ts';
 import { decimal, integer } from '../format.ts';
@@ -37,7 +38,7 @@ function answer(record: CompareRecord, variants: readonly Variant[]): string {
   if (budgets > 1 || new Set(variants.map(({ point }) => JSON.stringify(point))).size > 1)
     return ahead.length === 0
       ? `By ${columnName(column)}, no method is ahead of all others at any point by more than its spread over seeds.`
-      : `By ${columnName(column)}, ahead of all others: ${ahead.map(({ label, point }) => `${label} at ${Object.values(point).join(', ')}`).join('; ')}.`;
+      : `By ${columnName(column)}, ahead of all others: ${ahead.map(({ label, point }) => `${label} at ${pointLabel(point)}`).join('; ')}.`;
   const measured = variants.filter(({ summary }) => summary[column.id]);
   const sorted = [...measured].sort(
     (a, b) => (a.summary[column.id]!.median - b.summary[column.id]!.median) * (column.lowerIsBetter ? 1 : -1),

@@ -62,12 +62,15 @@ export function resultTable(
 <tbody>${body}</tbody></table></div>`;
 }
 
+/** What is left of zero by rounding is zero. */
+const rounded = (n: number): number => (Math.abs(n) < 1e-12 ? 0 : n);
+
 function differenceCell(difference: PairedDifference | undefined): Html {
   if (!difference) return html`<td class="n">${dash}</td>`;
   const interval = difference.interval
-    ? html`<br><span class="note">${decimal(difference.interval[0])} to ${decimal(difference.interval[1])}</span>`
+    ? html`<br><span class="note">${decimal(rounded(difference.interval[0]))} to ${decimal(rounded(difference.interval[1]))}</span>`
     : html`<br><span class="note">${difference.n} seeds: no interval</span>`;
-  return html`<td class="n${excludesZero(difference) ? ' strong' : ''}">${change(difference.mean)}${interval}</td>`;
+  return html`<td class="n${excludesZero(difference) ? ' strong' : ''}">${change(rounded(difference.mean))}${interval}</td>`;
 }
 
 /** Every method minus the baseline, seed by seed. */
@@ -88,7 +91,7 @@ export function differenceTable(record: CompareRecord, variants: readonly Varian
 /** How to read the tables. */
 export function readingNotes(record: CompareRecord): Html {
   const n = record.seeds.length;
-  return html`<p class="note">Upper number: median over the seeds (${record.seeds.join(', ')}); below it mean \u00b1 standard deviation. Failed runs are in none of these. Bold: ahead of every other method, paired by seed, with a 95 % bootstrap interval that excludes zero${n < 3 ? ', which needs three seeds or more' : ''}. ${n >= 3 && n <= 5 ? `With ${n} seeds such an interval is narrow: equal methods would agree in sign, and so exclude zero, in one comparison of ${2 ** (n - 1)}.` : ''}</p>`;
+  return html`<p class="note">Upper number: median over the seeds (${record.seeds.join(', ')}); below it mean \u00b1 standard deviation. Failed runs are in none of these. Bold in the upper table: the best median, and ahead of every other method, paired by seed, with a 95 % bootstrap interval that excludes zero; in the lower: the interval excludes zero${n < 3 ? '; that needs three seeds or more' : ''}. ${n >= 3 && n <= 5 ? `With ${n} seeds such an interval is narrow: equal methods would agree in sign, and so exclude zero, in one comparison of ${2 ** (n - 1)}.` : ''}</p>`;
 }
 
 /** One learning rate for all, or what the search found for each. */
