@@ -7,9 +7,11 @@ import { selectTargets } from '../adapters/selection.ts';
 import { defineStrategy } from '../adapters/strategy.ts';
 import { uncovered } from '../autodiff/differentiate.ts';
 import { cloneModel } from '../onnx/clone.ts';
-import { describe } from '../onnx/graph.ts';
+import { describe, type Model } from '../onnx/graph.ts';
 import { linearModules } from '../runtime/backbone.ts';
+import { type MissingKernel, missingKernels } from '../runtime/deviceKernels.ts';
 import { peakActivationBytes, weightBytes } from '../runtime/memory.ts';
+import type { Device } from '../runtime/session.ts';
 import { adapt, stepGraph } from '../runtime/trainingGraph.ts';
 import { type OpenedModel, openModel } from '../training/assemble.ts';
 import { contextOf } from '../training/data.ts';
@@ -22,6 +24,8 @@ export interface InspectOptions {
   /** Batch for the memory estimate; default 16 rows of 128 tokens. */
   readonly batchSize?: number;
   readonly maxLength?: number;
+  /** Also lists the operators of the training step that this device leaves to the CPU. */
+  readonly device?: Device;
 }
 
 export interface ModuleSummary {
@@ -52,6 +56,8 @@ export interface Inspection {
   readonly costOfUniformRank: number;
   /** Operators on the way to the loss that have no gradient, and where. */
   readonly uncovered: readonly { readonly op: string; readonly node: string }[];
+  /** Operators of the training step that the device asked for has no kernel for; empty without `device`. */
+  readonly onCpu: readonly MissingKernel[];
   /** Estimated bytes of a training process on CPU with LoRA of rank 8. */
   readonly memory: {
     readonly batchSize: number;
@@ -82,6 +88,9 @@ export function inspectModel(path: string, options: InspectOptions = {}): Inspec
     });
     const chosen = new Set(targets.map(({ name }) => name));
     const missing = uncoveredOf(opened, targets);
+    const step =
+      missing.length === 0 && opened.backbone.kind !== 'encoder' ? stepOf(opened, targets) : undefined;
+    const computed = step ?? opened.backbone.model;
     return {
       folder: directory.folder,
       file: relative(directory.folder, directory.file),
@@ -109,7 +118,8 @@ export function inspectModel(path: string, options: InspectOptions = {}): Inspec
       })),
       costOfUniformRank: resolveBudget(targets, { rank: 1 }).parameters,
       uncovered: missing,
-      memory: estimate(opened, targets, options, missing.length === 0),
+      onCpu: options.device ? missingKernels(computed.graph, options.device) : [],
+      memory: estimate(opened, step, options),
     };
   } finally {
     opened.workspace.close();
@@ -129,15 +139,8 @@ function uncoveredOf(
   ).map(({ op, node }) => ({ op, node: describe(node) }));
 }
 
-function estimate(
-  { backbone }: OpenedModel,
-  targets: readonly LinearModule[],
-  { batchSize = 16, maxLength = 128 }: InspectOptions,
-  differentiable: boolean,
-): Inspection['memory'] {
-  const weights = weightBytes(backbone.model);
-  if (!differentiable || backbone.kind === 'encoder')
-    return { batchSize, maxLength, weights, activations: 0, total: processBytes + weights };
+/** The training step with plain LoRA on the targets. */
+function stepOf({ backbone }: OpenedModel, targets: readonly LinearModule[]): Model {
   const model = cloneModel(backbone.model);
   const cloned = new Map(
     linearModules({ model, config: backbone.config }).map((module) => [module.name, module]),
@@ -151,15 +154,25 @@ function estimate(
       budget: { parameters: 0, rank: 8, at: 'final' },
     },
   );
+  return stepGraph(adapted);
+}
+
+function estimate(
+  { backbone }: OpenedModel,
+  step: Model | undefined,
+  { batchSize = 16, maxLength = 128 }: InspectOptions,
+): Inspection['memory'] {
+  const weights = weightBytes(backbone.model);
+  if (!step) return { batchSize, maxLength, weights, activations: 0, total: processBytes + weights };
   const lengths: Record<string, number> = {
     labels: backbone.kind === 'causal' ? batchSize * maxLength : batchSize,
   };
-  for (const input of model.graph.inputs)
+  for (const input of step.graph.inputs)
     input.shape?.forEach((dim, axis) => {
       if (typeof dim !== 'string') return;
       if (dim.endsWith('.rank')) lengths[dim] = 8;
       else if (!(dim in lengths)) lengths[dim] = axis === 0 ? batchSize : maxLength;
     });
-  const activations = peakActivationBytes(stepGraph(adapted), lengths);
+  const activations = peakActivationBytes(step, lengths);
   return { batchSize, maxLength, weights, activations, total: processBytes + weights + activations };
 }

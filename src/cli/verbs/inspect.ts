@@ -1,4 +1,4 @@
-import type { Command } from 'commander';
+import { type Command, Option } from 'commander';
 import { bytes, plural, rounded, thousands } from '../format.ts';
 import { example, integer, jsonOption, printJson } from '../options.ts';
 import { type Line, panel } from '../panel.ts';
@@ -11,6 +11,7 @@ interface Options {
   readonly file?: string;
   readonly rows: number;
   readonly length: number;
+  readonly device?: 'cpu' | 'cuda' | 'webgpu';
   readonly json?: boolean;
 }
 
@@ -27,15 +28,25 @@ export function addVerb(program: Command): void {
     .option('--file <name>', 'ONNX file inside the directory')
     .option('--rows <n>', 'rows of a batch, for the memory estimate', integer(1), 16)
     .option('--length <n>', 'tokens of a row, for the memory estimate', integer(1), 128)
+    .addOption(
+      new Option('--device <device>', 'list operators that this device leaves to the CPU').choices([
+        'cpu',
+        'cuda',
+        'webgpu',
+      ]),
+    )
     .addOption(jsonOption())
     .action((path: string, options: Options) => inspectModel(path, options));
   example(command, 'npx onnx-alora inspect models/gpt2 --targets c_attn,c_proj');
 }
 
-async function inspectModel(path: string, { targets, file, rows, length, json }: Options): Promise<void> {
+async function inspectModel(
+  path: string,
+  { targets, file, rows, length, device, json }: Options,
+): Promise<void> {
   const { inspect } = await import('../../index.ts');
   const list = targets === 'all-linear' ? targets : targets.split(',').map((word) => word.trim());
-  const model = await inspect(path, { targets: list, file, batchSize: rows, maxLength: length });
+  const model = await inspect(path, { targets: list, file, batchSize: rows, maxLength: length, device });
   if (json) return printJson(model);
   const out = process.stdout;
   const colours = coloursFor(out);
@@ -62,6 +73,9 @@ async function inspectModel(path: string, { targets, file, rows, length, json }:
   if (model.uncovered.length === 0) out.write('every operator on the way to the loss has a gradient\n');
   for (const { op, node } of model.uncovered)
     out.write(`${colours.yellow('no gradient')}: ${op} at ${node}\n`);
+  if (device && model.onCpu.length === 0) out.write(`${device} has a kernel for every operator of a step\n`);
+  for (const { op, nodes, example } of model.onCpu)
+    out.write(`${colours.yellow('on the CPU')}: ${op}, ${plural(nodes, 'node')}, the first ${example}\n`);
 }
 
 const context = ({ contextLength }: { contextLength: number | undefined }): string =>
