@@ -5,6 +5,7 @@ import { weightsFile } from '../adapters/peft.ts';
 import { isModulePath } from '../config/resolve.ts';
 import type { RunConfig } from '../config/schema.ts';
 import { configHash } from '../config/write.ts';
+import { localModel } from '../runtime/hub.ts';
 import { findModel } from '../runtime/modelDirectory.ts';
 import { hashFile, resolveDataFiles } from '../tasks/files.ts';
 
@@ -25,7 +26,7 @@ export function fingerprinter(): Fingerprint {
   };
   return async (config) => {
     const { model, data, adapter } = config;
-    const files: string[] = [findModel(model.path, { file: model.file }).file];
+    const files: string[] = [findModel(await localModel(model.path, model.file), { file: model.file }).file];
     for (const split of [data.train, data.dev, data.test])
       if (typeof split === 'string') files.push(...(await resolveDataFiles(split)).paths);
     const start = adapter.initFrom && join(adapter.initFrom, weightsFile);

@@ -1,5 +1,6 @@
 import { existsSync, readFileSync } from 'node:fs';
 import { join } from 'node:path';
+import { localModel } from '../runtime/hub.ts';
 import { findModel } from '../runtime/modelDirectory.ts';
 import type { RuntimeOptions } from '../runtime/session.ts';
 import { endTokens, generateText } from '../runtime/textGeneration.ts';
@@ -40,7 +41,8 @@ export interface GenerateResult {
 
 /** Continues a prompt with a model, or with a model and an adapter. */
 export async function generateFrom(options: GenerateOptions): Promise<GenerateResult> {
-  const directory = findModel(options.model, { file: options.file, purpose: 'generation' });
+  const path = await localModel(options.model, options.file);
+  const directory = findModel(path, { file: options.file, purpose: 'generation' });
   const tokenizer = await loadTokenizer(directory.folder);
   const runtime = { device: options.device ?? 'cpu', threads: options.threads ?? 0 } as const;
   const workspace = openWorkspace();

@@ -13,7 +13,7 @@ import { type MissingKernel, missingKernels } from '../runtime/deviceKernels.ts'
 import { peakActivationBytes, weightBytes } from '../runtime/memory.ts';
 import type { Device } from '../runtime/session.ts';
 import { adapt, stepGraph } from '../runtime/trainingGraph.ts';
-import { type OpenedModel, openModel } from '../training/assemble.ts';
+import { fetchModel, type OpenedModel } from '../training/assemble.ts';
 import { contextOf } from '../training/data.ts';
 
 export interface InspectOptions {
@@ -79,8 +79,8 @@ const probeStrategy = defineStrategy({
 });
 
 /** Looks at a model: modules under PEFT's names with their cost, operators without a gradient, memory. */
-export function inspectModel(path: string, options: InspectOptions = {}): Inspection {
-  const opened = openModel({ path, file: options.file });
+export async function inspectModel(path: string, options: InspectOptions = {}): Promise<Inspection> {
+  const opened = await fetchModel({ path, file: options.file });
   try {
     const { directory, backbone, linear } = opened;
     const targets = selectTargets(linear, options.targets ?? 'all-linear', {

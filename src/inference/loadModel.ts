@@ -6,6 +6,7 @@ import { AloraError } from '../errors.ts';
 import { readModel } from '../onnx/decode.ts';
 import { type Decoder, emptyCache, sessionDecoder } from '../runtime/decoder.ts';
 import { Feeder } from '../runtime/feeds.ts';
+import { localModel } from '../runtime/hub.ts';
 import { findModel } from '../runtime/modelDirectory.ts';
 import { type Feeds, openSession, runSession } from '../runtime/session.ts';
 import { type GenerationOptions, generateRows, generateText } from '../runtime/textGeneration.ts';
@@ -34,7 +35,10 @@ import { type AdapterSite, makeAdapterReady } from './servingGraph.ts';
  * of a batch, and no switch rebuilds anything. Fused and quantised operators and the cache run as exported.
  */
 export async function loadModel(path: string, options: LoadModelOptions = {}): Promise<ServedModel> {
-  const directory = findModel(path, { file: options.file, purpose: 'generation' });
+  const directory = findModel(await localModel(path, options.file), {
+    file: options.file,
+    purpose: 'generation',
+  });
   const tokenizer = await loadTokenizer(directory.folder);
   const model = readModel(directory.file);
   const sites = makeAdapterReady(model, directory.config, options.targets ?? 'all-linear');

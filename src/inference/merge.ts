@@ -5,6 +5,7 @@ import { readPeft } from '../adapters/peft.ts';
 import { AloraError } from '../errors.ts';
 import { randomStream } from '../random.ts';
 import { dtypesOf } from '../runtime/backbone.ts';
+import { localModel } from '../runtime/hub.ts';
 import type { RuntimeOptions } from '../runtime/session.ts';
 import type { OpenedModel } from '../training/assemble.ts';
 import { openModel } from '../training/assemble.ts';
@@ -37,11 +38,12 @@ const probe = { size: 4, length: 32, seed: 20240325 };
  * inputs beside the original with the adapter at its side. Errors: MERGE_MISMATCH, and then nothing is left.
  */
 export async function mergeModel(options: MergeModelOptions): Promise<MergeModelResult> {
-  const result = mergeAdapter(readPeft(options.adapter), options.model, options.out);
+  const model = await localModel(options.model);
+  const result = mergeAdapter(readPeft(options.adapter), model, options.out);
   const verification = [];
   try {
     for (const { file } of result.merged) {
-      const before = await probeLogits(join(options.model, file), options.adapter, options);
+      const before = await probeLogits(join(model, file), options.adapter, options);
       const after = await probeLogits(join(options.out, file), undefined, options);
       const maxDelta = largest(before.logits.map((value, i) => value - after.logits[i]!));
       const largestLogit = largest(before.logits);

@@ -16,7 +16,7 @@ export interface ModelDirectory {
 /** Files in the order in which they are preferred: plain before cached, full precision before quantised. */
 const stems = ['model', 'decoder_model', 'decoder_model_merged', 'decoder_with_past_model'];
 const suffixes = ['', '_fp16', '_quantized', '_int8', '_uint8', '_q4', '_q4f16', '_bnb4'];
-const preferred = suffixes.flatMap((suffix) => stems.map((stem) => `${stem}${suffix}.onnx`));
+export const preferredFiles = suffixes.flatMap((suffix) => stems.map((stem) => `${stem}${suffix}.onnx`));
 /** For generation a file with a key-value cache comes first. */
 const preferredForGeneration = suffixes.flatMap((suffix) =>
   ['decoder_model_merged', 'model', 'decoder_model'].map((stem) => `${stem}${suffix}.onnx`),
@@ -70,12 +70,12 @@ export function findModel(
       });
     return { folder: root, file, config: readConfig(root) };
   }
-  const order = options.purpose === 'generation' ? preferredForGeneration : preferred;
+  const order = options.purpose === 'generation' ? preferredForGeneration : preferredFiles;
   const best = order.flatMap((name) => files.filter((file) => basename(file) === name))[0] ?? files[0];
   if (!best)
     throw new AloraError('model', 'MODEL_FILE_NOT_FOUND', 'The model directory holds no .onnx file', {
       where: root,
-      allowed: `one of ${preferred.slice(0, 4).join(', ')}, in the directory or in its folder onnx/`,
+      allowed: `one of ${preferredFiles.slice(0, 4).join(', ')}, in the directory or in its folder onnx/`,
       fix: 'Export the model to ONNX, or point model.path at the directory that holds the files.',
     });
   return { folder: root, file: best, config: readConfig(root) };

@@ -11,6 +11,7 @@ import { AloraError } from '../errors.ts';
 import { cloneModel } from '../onnx/clone.ts';
 import { AdaptedRuntime } from '../runtime/adaptedRuntime.ts';
 import { type Backbone, linearModules, loadBackbone } from '../runtime/backbone.ts';
+import { localModel } from '../runtime/hub.ts';
 import { findModel, type ModelDirectory } from '../runtime/modelDirectory.ts';
 import { type AdaptedModel, adapt } from '../runtime/trainingGraph.ts';
 import { openWorkspace, type Workspace } from '../runtime/workspace.ts';
@@ -57,6 +58,14 @@ export function openModel(
     workspace.close();
     throw error;
   }
+}
+
+/** The same, where the model may be a hub id that is downloaded first. */
+export async function fetchModel(
+  model: Pick<RunConfig['model'], 'path' | 'file'>,
+  workspace?: Workspace,
+): Promise<OpenedModel> {
+  return openModel({ ...model, path: await localModel(model.path, model.file) }, workspace);
 }
 
 export interface AssembleOptions {

@@ -1,6 +1,6 @@
 import type { RunConfig } from '../config/schema.ts';
 import { AloraError } from '../errors.ts';
-import { openModel, poolingOf } from './assemble.ts';
+import { fetchModel, poolingOf } from './assemble.ts';
 import { loadRunData } from './data.ts';
 import { evaluateSplit, evaluationBatches } from './evaluation.ts';
 import { openAdapted } from './openAdapted.ts';
@@ -23,7 +23,7 @@ export interface EvaluateResult extends SplitResult {
 
 /** Loss and metrics of a split of a run's data, for the base model or with an adapter. */
 export async function evaluateRun(config: RunConfig, options: EvaluateOptions = {}): Promise<EvaluateResult> {
-  const opened = openModel(config.model);
+  const opened = await fetchModel(config.model);
   try {
     const data = await loadRunData(config, opened);
     const split = options.split ?? (data.dev.length > 0 ? 'dev' : 'test');

@@ -4,7 +4,7 @@ import type { RunConfig } from '../config/schema.ts';
 import { configHash } from '../config/write.ts';
 import type { Workspace } from '../runtime/workspace.ts';
 import { stepsPerEpoch } from '../tasks/batches.ts';
-import { type Assembly, assemble, hashFile, openModel, type StrategyRegistry } from './assemble.ts';
+import { type Assembly, assemble, fetchModel, hashFile, type StrategyRegistry } from './assemble.ts';
 import type { RunHashes } from './checkpoint.ts';
 import { loadRunData, type RunData } from './data.ts';
 import type { RunInfo } from './reporter.ts';
@@ -27,7 +27,7 @@ export async function prepareRun(
   strategies: StrategyRegistry,
   workspace?: Workspace,
 ): Promise<PreparedRun> {
-  const opened = openModel(config.model, workspace);
+  const opened = await fetchModel(config.model, workspace);
   try {
     const data = await loadRunData(config, opened);
     const { train } = config;

@@ -2,7 +2,7 @@ import type { HostTrainer, ScoreTable } from '../adapters/strategy.ts';
 import { writeFileAtomic } from '../atomicFiles.ts';
 import type { RunConfig } from '../config/schema.ts';
 import { AloraError } from '../errors.ts';
-import { openModel, poolingOf } from './assemble.ts';
+import { fetchModel, poolingOf } from './assemble.ts';
 import { loadRunData } from './data.ts';
 import { ReferenceHost } from './host.ts';
 import { openAdapted } from './openAdapted.ts';
@@ -36,7 +36,7 @@ export async function scoreAdapter(
   score: ScoreRanks,
   options: ScoreOptions,
 ): Promise<ScoreResult> {
-  const opened = openModel(config.model);
+  const opened = await fetchModel(config.model);
   try {
     const data = await loadRunData(config, opened);
     if (data.dev.length === 0)

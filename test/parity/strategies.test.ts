@@ -7,8 +7,8 @@ import { readPeft } from '../../src/adapters/peft.ts';
 import { resolveRunConfig } from '../../src/config/resolve.ts';
 import * as strategies from '../../src/strategies.ts';
 import { ReferenceHost } from '../../src/training/host.ts';
-import type { StepEvent } from '../../src/training/reporter.ts';
 import { type PreparedRun, prepareRun } from '../../src/training/prepareRun.ts';
+import type { StepEvent } from '../../src/training/reporter.ts';
 import { trainRun } from '../../src/training/train.ts';
 
 /**

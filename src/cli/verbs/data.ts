@@ -23,11 +23,11 @@ export function addVerb(program: Command): void {
 
 async function showData(file: string, { set, rows, json }: Options): Promise<void> {
   const { config } = await openRunFile(file, set);
-  const [{ openModel }, { loadRunData }] = await Promise.all([
+  const [{ fetchModel }, { loadRunData }] = await Promise.all([
     import('../../training/assemble.ts'),
     import('../../training/data.ts'),
   ]);
-  const model = openModel(config.model);
+  const model = await fetchModel(config.model);
   try {
     const { splits, tokenizer, warnings } = await loadRunData(config, model);
     if (json) return printJson({ splits: dataSummary(splits), warnings });

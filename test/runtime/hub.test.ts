@@ -1,0 +1,77 @@
+import { mkdtempSync, readFileSync, rmSync } from 'node:fs';
+import { createServer, type Server } from 'node:http';
+import type { AddressInfo } from 'node:net';
+import { tmpdir } from 'node:os';
+import { join } from 'node:path';
+import { afterAll, beforeAll, beforeEach, describe, expect, it, vi } from 'vitest';
+import { localModel } from '../../src/runtime/hub.ts';
+
+const home = mkdtempSync(join(tmpdir(), 'onnx-alora-hub-'));
+const fixture = new URL('../../fixtures/models/phi3/', import.meta.url);
+const files = [
+  'config.json',
+  'tokenizer.json',
+  'tokenizer_config.json',
+  'onnx/model.onnx',
+  'onnx/model.onnx_data',
+];
+let server: Server;
+let requests: string[] = [];
+
+/** A hub with one model, the fixture phi3, under the name someone/phi3. */
+beforeAll(async () => {
+  server = createServer((request, response) => {
+    const url = request.url!;
+    requests.push(url);
+    if (url === '/api/models/someone/phi3')
+      response.end(
+        JSON.stringify({
+          siblings: [...files, 'README.md', 'pytorch_model.bin'].map((rfilename) => ({ rfilename })),
+        }),
+      );
+    else if (url.startsWith('/someone/phi3/resolve/main/'))
+      response.end(readFileSync(new URL(url.slice('/someone/phi3/resolve/main/'.length), fixture)));
+    else response.writeHead(404).end();
+  }).listen(0, '127.0.0.1');
+  await new Promise((ready) => server.once('listening', ready));
+  vi.stubEnv('HF_ENDPOINT', `http://127.0.0.1:${(server.address() as AddressInfo).port}`);
+  vi.stubEnv('HF_HOME', home);
+});
+beforeEach(() => {
+  requests = [];
+});
+afterAll(() => {
+  vi.unstubAllEnvs();
+  server.close();
+  rmSync(home, { recursive: true });
+});
+
+describe('a hub id as model.path', () => {
+  it('is downloaded once: configuration, tokenizer, the best ONNX file and its data', async () => {
+    const folder = await localModel('someone/phi3');
+    for (const file of files)
+      expect(readFileSync(join(folder, file))).toEqual(readFileSync(new URL(file, fixture)));
+    expect(requests.some((url) => /README|pytorch_model/.test(url))).toBe(false);
+    requests = [];
+    expect(await localModel('someone/phi3')).toBe(folder);
+    expect(requests).toEqual([]);
+  });
+
+  it('is a folder of that name where there is one', async () => {
+    expect(await localModel('fixtures/models')).toBe('fixtures/models');
+    expect(requests).toEqual([]);
+  });
+
+  it('is refused by name when the hub does not have it, or has no such ONNX file', async () => {
+    await expect(localModel('someone/else')).rejects.toMatchObject({ code: 'HUB_NOT_FOUND', exitCode: 5 });
+    await expect(localModel('someone/phi3', 'onnx/model_q4.onnx')).rejects.toMatchObject({
+      code: 'HUB_NO_ONNX',
+      details: { allowed: ['onnx/model.onnx'] },
+    });
+  });
+
+  it('says so when the hub cannot be reached', async () => {
+    vi.stubEnv('HF_ENDPOINT', 'http://127.0.0.1:9');
+    await expect(localModel('someone/other')).rejects.toMatchObject({ code: 'HUB_UNREACHABLE', exitCode: 5 });
+  });
+});
