@@ -3,39 +3,51 @@ import type { Model, Node, Value } from '../onnx/graph.ts';
 import { prune } from './prune.ts';
 
 /**
- * Makes products with a transposed constant read the constant as it lies, in place: ONNX Runtime would compute the
- * transpose when it loads the graph and keep it beside the original. A 2-D product becomes Gemm; others become
- * FusedMatMul where `fused` allows it (a kernel of CPU and CUDA). Returns how many products changed.
+ * Makes products read transposed operands as they lie, in place. A transposed constant would be computed when ONNX
+ * Runtime loads the graph and kept beside the original; the transposes of batched activations, which attention's
+ * gradients read, would be carried out. A 2-D product with a transposed constant becomes Gemm, others FusedMatMul where
+ * `fused` allows it (a kernel of CPU and CUDA). Returns how many products changed.
  */
 export function readTransposed(model: Model, { fused }: { readonly fused: boolean }): number {
   const { graph } = model;
-  const products = graph.nodes.flatMap((node) => {
-    const weight = node.op === 'MatMul' && node.domain === '' ? transposedConstant(node) : undefined;
-    const flat = node.inputs[0]?.shape?.length === 2;
-    return weight && (flat || fused) ? [{ node, weight, flat }] : [];
-  });
-  for (const { node, weight, flat } of products) {
-    const make = new Builder(graph, '');
-    const product = make.op(flat ? 'Gemm' : 'FusedMatMul', [node.inputs[0]!, weight], {
+  let changed = 0;
+  for (const node of graph.nodes.filter(({ op, domain }) => op === 'MatMul' && domain === '')) {
+    const [a, b] = [node.inputs[0]!, node.inputs[1]!];
+    const weight = swapped(b, 2);
+    const flat = a.shape?.length === 2 && weight?.initializer;
+    const left = swapped(a, 3);
+    const right = weight?.initializer ? weight : swapped(b, 3);
+    if (!flat && !(fused && (left || right))) continue;
+    const product = new Builder(graph, '').op(flat ? 'Gemm' : 'FusedMatMul', [left ?? a, right ?? b], {
       name: `${(node.name || node.op).replace(/^\//, '')}/transposed`,
       domain: flat ? '' : 'com.microsoft',
-      attributes: { transB: 1 },
+      attributes: { transA: left ? 1 : undefined, transB: right ? 1 : undefined },
       dtype: node.output.dtype,
       shape: node.output.shape,
     });
     if (!flat) model.opsets.set('com.microsoft', 1);
-    const { name } = node.output;
-    graph.replaceUses(node.output, product);
-    node.output.name = graph.unique(`${name}/before`);
-    product.name = name;
+    takeOver(model, node, product);
+    changed++;
   }
-  if (products.length > 0) prune(graph);
-  return products.length;
+  if (changed > 0) prune(graph);
+  return changed;
 }
 
-/** W where the product's right side is the transpose of a constant matrix W. */
-function transposedConstant(node: Node): Value | undefined {
-  const transpose = node.inputs[1]?.producer;
-  const source = transpose?.op === 'Transpose' && transpose.domain === '' ? transpose.inputs[0] : undefined;
-  return source?.initializer && source.initializer.dims.length === 2 ? source : undefined;
+/** What the value is a transpose of, when its last two axes change places and it has at least `rank` axes. */
+function swapped(value: Value, rank: number): Value | undefined {
+  const node = value.producer;
+  if (node?.op !== 'Transpose' || node.domain !== '') return undefined;
+  const perm = node.ints('perm');
+  const axes = perm?.length ?? 0;
+  if (!perm || axes < rank || (axes > 2 && rank === 2)) return undefined;
+  const last = perm.every((axis, i) => axis === (i < axes - 2 ? i : 2 * axes - 3 - i));
+  return last ? (node.inputs[0] ?? undefined) : undefined;
+}
+
+/** The new value gets the readers and the name of the node's output. */
+function takeOver({ graph }: Model, node: Node, value: Value): void {
+  const { name } = node.output;
+  graph.replaceUses(node.output, value);
+  node.output.name = graph.unique(`${name}/before`);
+  value.name = name;
 }

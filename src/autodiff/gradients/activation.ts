@@ -41,8 +41,8 @@ export const HardSigmoid: Gradient = ({ node, y, dy, e }) => [
 ];
 
 /**
- * y = x P(x), P the normal distribution function: dx = dy (P(x) + x p(x)). With approximate = tanh,
- * y = x (1 + t) / 2, t = tanh(c (x + k x^3)): dx = dy ((1 + t) + x (1 - t^2) c (1 + 3 k x^2)) / 2.
+ * y = x P(x), P the normal distribution function: dx = dy (P(x) + x p(x)). With approximate = tanh, y = x s,
+ * s = (1 + tanh u) / 2 = sigmoid(2u), u = c (x + k x^3): dx = dy s (1 + (1 - s) 2 x u').
  */
 export const Gelu: Gradient = ({ node, x: [x], dy, e }) => [
   () => {
@@ -53,9 +53,10 @@ export const Gelu: Gradient = ({ node, x: [x], dy, e }) => [
       return e.mul(dy, e.add(distribution, e.mul(x!, density)));
     }
     const [c, k] = [Math.sqrt(2 / Math.PI), 0.044715];
-    const t = e.unary('Tanh', e.mul(x!, e.add(e.mul(square, c * k), c)));
-    const inner = e.mul(x!, e.add(e.mul(square, 3 * c * k), c));
-    const slope = e.add(e.mul(e.sub(1, e.mul(t, t)), inner), e.add(t, 1));
-    return e.mul(dy, e.mul(slope, 0.5));
+    const argument = e.mul(x!, e.add(e.mul(square, 2 * c * k), 2 * c));
+    const s = e.unary('Sigmoid', argument);
+    // x times the derivative of the argument, 2 c x (1 + 3 k x^2)
+    const slope = e.sub(e.mul(argument, 3), e.mul(x!, 4 * c));
+    return e.mul(dy, e.mul(s, e.add(e.mul(e.sub(1, s), slope), 1)));
   },
 ];
