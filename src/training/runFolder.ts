@@ -73,6 +73,11 @@ export class RunFolder {
     });
   }
 
+  /** Undoes `create`: an error before the first step leaves no folder. */
+  remove(): void {
+    rmSync(this.path, { recursive: true, force: true });
+  }
+
   append(event: MetricsEvent): void {
     guarded(this.file('metrics.jsonl'), () =>
       appendFileSync(this.file('metrics.jsonl'), `${JSON.stringify(event)}\n`),

@@ -61,6 +61,11 @@ export async function trainRun(config: RunConfig, options: TrainOptions): Promis
   }
 }
 
+/** Errors after which a run can go on, or that its files explain. */
+function keepsState(error: unknown): boolean {
+  return error instanceof AloraError && (error.kind === 'interrupted' || error.kind === 'diverged');
+}
+
 /** The loop over steps, with everything that happens between them. */
 class TrainingLoop {
   private readonly report: Required<Reporter>;
@@ -121,10 +126,20 @@ class TrainingLoop {
     const { setup: run, folder, options } = this;
     await run.runtime.open();
     const resumed = options.resume === true && this.restore();
+    const isNew = !existsSync(folder.path);
     folder.create(options.force === true);
-    if (!existsSync(folder.file('run.yaml')))
-      writeFileAtomic(folder.file('run.yaml'), stringifyRunConfig(run.config, folder.path));
+    if (!resumed) writeFileAtomic(folder.file('run.yaml'), stringifyRunConfig(run.config, folder.path));
     folder.rewindMetrics(resumed ? this.state.step : -1);
+    try {
+      return await this.runSteps(resumed);
+    } catch (error) {
+      if (isNew && this.state.step === 0 && !keepsState(error)) folder.remove();
+      throw error;
+    }
+  }
+
+  private async runSteps(resumed: boolean): Promise<RunResult> {
+    const { setup: run, options } = this;
     this.report.onRunStart({ ...run.info, startStep: this.state.step });
     for (const warning of run.data.warnings) this.report.onWarning(warning);
     if (!resumed) await this.begin();

@@ -1,4 +1,4 @@
-import { existsSync, mkdtempSync, readFileSync, rmSync, writeFileSync } from 'node:fs';
+import { cpSync, existsSync, mkdtempSync, readFileSync, rmSync, writeFileSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { afterAll, describe, expect, it } from 'vitest';
@@ -104,6 +104,23 @@ describe('a run', () => {
     writeFileSync(empty, '');
     await expect(trainRun(tinyRun(output, { data: { train: empty } }), { strategies })).rejects.toMatchObject(
       { exitCode: 4 },
+    );
+    expect(existsSync(output)).toBe(false);
+  });
+
+  it('leaves no output folder when the first forward pass fails', async () => {
+    const output = join(scratch, 'vocabulary');
+    const model = join(scratch, 'larger-tokenizer');
+    cpSync(tinyRun(output).model.path, model, { recursive: true });
+    const path = join(model, 'tokenizer.json');
+    const tokenizer = JSON.parse(readFileSync(path, 'utf8'));
+    // Every character becomes a token that the model's embedding does not have.
+    for (const token of Object.keys(tokenizer.model.vocab)) tokenizer.model.vocab[token] += 5000;
+    writeFileSync(path, JSON.stringify(tokenizer));
+    await expect(trainRun(tinyRun(output, { model: { path: model } }), { strategies })).rejects.toMatchObject(
+      {
+        exitCode: 5,
+      },
     );
     expect(existsSync(output)).toBe(false);
   });
