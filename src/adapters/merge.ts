@@ -1,7 +1,8 @@
 import { existsSync, readdirSync, readFileSync, statSync } from 'node:fs';
 import { basename, dirname, join, relative, resolve, sep } from 'node:path';
 import { AloraError } from '../errors.ts';
-import { type Patch, patchesOf, uniquePatches } from './mergePlan.ts';
+import { branchesOf } from './mergeBranch.ts';
+import { patchesOf, uniquePatches } from './mergePlan.ts';
 import { copyPatched } from './mergeWrite.ts';
 import type { ModelConfig } from './module.ts';
 import type { PeftAdapter } from './peft.ts';
@@ -15,6 +16,8 @@ export interface MergeResult {
   readonly folder: string;
   /** .onnx files whose weights changed, by path within the folder, and the tensors that did. */
   readonly merged: readonly { readonly file: string; readonly tensors: readonly string[] }[];
+  /** .onnx files of quantised weights, which stay: the adapter is a branch beside those of `modules`. */
+  readonly branched: readonly { readonly file: string; readonly modules: readonly string[] }[];
   /** .onnx files that hold none of the adapter's modules; copied as they are. */
   readonly untouched: readonly string[];
   /** Files that are not in the result: the original weights of other frameworks, and .onnx files not asked for. */
@@ -30,11 +33,12 @@ const otherFrameworks =
 /**
  * Folds an adapter into every ONNX file of a model folder that holds its weights: W += s A^T diag(g) B in
  * place, in the file's own layout and type (float32, float16, bfloat16), and modulesToSave as they are. Every
- * other byte of the files stays. All checks come before the first write; the new folder appears whole, and
+ * other byte of the files stays. A file whose weights are quantised keeps them and gets the adapter as a branch
+ * beside each (see branchesOf). All checks come before the first write; the new folder appears whole, and
  * the model's folder is only read. `model` is a folder in Hugging Face layout, or an .onnx file.
  *
  * Errors: kind storage for an output folder that exists or cannot be written; kind model for modules that no
- * file holds, shapes that differ, weights that are quantised or that another part of the model shares.
+ * file holds, shapes that differ, float weights that another part of the model shares.
  */
 export function mergeAdapter(
   adapter: PeftAdapter,
@@ -47,10 +51,16 @@ export function mergeAdapter(
   const onnx = files.filter((file) => file.endsWith('.onnx'));
   const chosen = options.files ? options.files.map((file) => chosenFile(root, onnx, file)) : onnx;
   const config = configOf(root);
-  const patches = chosen.map((file) => ({ file, patches: patchesOf(root, file, config, adapter) }));
+  const branched = chosen.flatMap((file) => branchesOf(root, file, config, adapter) ?? []);
+  const patches = chosen
+    .filter((file) => !branched.some((entry) => entry.file === file))
+    .map((file) => ({ file, patches: patchesOf(root, file, config, adapter) }));
   refuseUnplaced(
     adapter,
-    patches.flatMap((entry) => entry.patches),
+    new Set([
+      ...patches.flatMap((entry) => entry.patches.map((patch) => patch.key)),
+      ...branched.flatMap((entry) => entry.keys),
+    ]),
     model,
   );
   const skipped = new Set(files.filter((file) => otherFrameworks.test(basename(file))));
@@ -59,14 +69,19 @@ export function mergeAdapter(
     root,
     files.filter((file) => !skipped.has(file)),
     uniquePatches(patches.flatMap((entry) => entry.patches)),
+    new Map(branched.map((entry) => [entry.file, entry.model])),
     out,
   );
-  const placed = new Set(patches.flatMap((entry) => entry.patches.map((patch) => patch.module)));
+  const placed = new Set([
+    ...patches.flatMap((entry) => entry.patches.map((patch) => patch.module)),
+    ...branched.flatMap((entry) => entry.modules),
+  ]);
   return {
     folder: out,
     merged: patches
       .filter((entry) => entry.patches.length > 0)
       .map((entry) => ({ file: entry.file, tensors: entry.patches.map((patch) => patch.tensor) })),
+    branched: branched.map(({ file, modules }) => ({ file, modules })),
     untouched: patches.filter((entry) => entry.patches.length === 0).map((entry) => entry.file),
     leftOut: [...skipped],
     modules: [...placed],
@@ -139,8 +154,7 @@ function refuseOutput(root: string, out: string): void {
   if (readdirSync(path).length > 0) throw refuse('The output folder is not empty');
 }
 
-function refuseUnplaced(adapter: PeftAdapter, patches: readonly Patch[], model: string): void {
-  const placed = new Set(patches.map((patch) => patch.key));
+function refuseUnplaced(adapter: PeftAdapter, placed: ReadonlySet<string>, model: string): void {
   const missing = [...adapter.modules.keys(), ...adapter.saved.keys()].filter(
     (key) => !placed.has(key) && adapter.modules.get(key)?.rank !== 0,
   );

@@ -28,7 +28,9 @@ export interface Patch {
     | { readonly kind: 'set'; readonly values: Float32Array };
 }
 
-/** The patches that fold the adapter into one .onnx file; none where it holds no module of the adapter. */
+/**
+ * The patches that fold the adapter into one .onnx file of float weights; none where it holds no module of the adapter.
+ */
 export function patchesOf(root: string, file: string, config: ModelConfig, adapter: PeftAdapter): Patch[] {
   const path = join(root, file);
   const bytes = readFileSync(path);
@@ -49,7 +51,7 @@ export function patchesOf(root: string, file: string, config: ModelConfig, adapt
   for (const module of modules) {
     const weights = adapter.modules.get(module.name);
     if (weights && weights.rank > 0) {
-      checkWeight(file, module, weights.in, weights.out);
+      checkShape(file, module, weights.in, weights.out);
       for (const { value, tensor, layout } of module.uses.map((use) => use.weight)) {
         const change = { kind: 'add', weights, layout } as const;
         add(value, tensor, users.get(value)!, { module: module.name, key: module.name, change });
@@ -58,7 +60,7 @@ export function patchesOf(root: string, file: string, config: ModelConfig, adapt
     const saved = adapter.saved.get(`${module.name}.weight`);
     if (saved) {
       const [rows = 0, columns = 0] = saved.dims;
-      checkWeight(
+      checkShape(
         file,
         module,
         ...(module.fanInFanOut ? ([rows, columns] as const) : ([columns, rows] as const)),
@@ -103,7 +105,7 @@ export function uniquePatches(patches: readonly Patch[]): Patch[] {
 }
 
 /** The graph and its subgraphs at any depth. */
-function graphsOf(graph: Graph): Graph[] {
+export function graphsOf(graph: Graph): Graph[] {
   return [graph, ...graph.nodes.flatMap((node) => node.subgraphs().flatMap(graphsOf))];
 }
 
@@ -142,19 +144,7 @@ function shared(file: string, tensor: string, module: string, other: string): Al
   });
 }
 
-function checkWeight(file: string, module: LinearModule, width: number, out: number): void {
-  if (module.weight.storage !== 'float')
-    throw new AloraError(
-      'model',
-      'MODEL_MERGE_QUANTISED',
-      'An adapter cannot be merged into quantised weights',
-      {
-        where: `${file}, ${module.name}`,
-        got: `${module.weight.tensor.dtype} ('${module.weight.value.name}')`,
-        allowed: 'float32, float16, bfloat16',
-        fix: 'Merge into the float file alone (name it), then quantise the result.',
-      },
-    );
+export function checkShape(file: string, module: LinearModule, width: number, out: number): void {
   if (module.in !== width || module.out !== out)
     throw mismatch(file, module.name, `${module.in} -> ${module.out}`, `${width} -> ${out}`);
 }
@@ -168,7 +158,7 @@ function mismatch(file: string, module: string, model: string, adapter: string):
 }
 
 /** A file that lacks some of the modules would come out half merged. Encoder and decoder files share the work. */
-function refusePartial(
+export function refusePartial(
   file: string,
   config: ModelConfig,
   adapter: PeftAdapter,
@@ -217,7 +207,7 @@ function unpatchable(file: string, value: Value, got: string): AloraError {
   );
 }
 
-function transposed(values: Float32Array, rows: number, columns: number): Float32Array {
+export function transposed(values: Float32Array, rows: number, columns: number): Float32Array {
   const result = new Float32Array(values.length);
   for (let i = 0; i < rows; i++)
     for (let j = 0; j < columns; j++) result[j * rows + i] = values[i * columns + j]!;

@@ -10,25 +10,37 @@ import {
   statSync,
   writeSync,
 } from 'node:fs';
-import { dirname, join } from 'node:path';
+import { dirname, join, relative } from 'node:path';
 import { replaceFolder } from '../atomicFiles.ts';
 import { AloraError } from '../errors.ts';
 import { byteLength } from '../onnx/dtype.ts';
+import { writeModel } from '../onnx/encode.ts';
+import type { Graph, Model } from '../onnx/graph.ts';
 import { Tensor } from '../onnx/tensor.ts';
 import type { Patch } from './mergePlan.ts';
 import type { LowRankWeights } from './peft.ts';
 
-/** Copies files into a new folder and rewrites the patched tensors there; the folder appears whole. */
+/**
+ * Copies files into a new folder, rewrites the patched tensors there and writes the given models in the place of
+ * their files; the folder appears whole.
+ */
 export function copyPatched(
   root: string,
   files: readonly string[],
   patches: readonly Patch[],
+  models: ReadonlyMap<string, Model>,
   out: string,
 ): void {
   replaceFolder(out, (partial) => {
     for (const file of files) {
       const target = join(partial, file);
       mkdirSync(dirname(target), { recursive: true });
+      const model = models.get(file);
+      if (model) {
+        referTo(model.graph, root, partial);
+        writeModel(model, target);
+        continue;
+      }
       copyFileSync(join(root, file), target, constants.COPYFILE_FICLONE);
       // The copy of a read-only file is read-only as well.
       chmodSync(target, statSync(target).mode | 0o200);
@@ -36,6 +48,17 @@ export function copyPatched(
       if (own.length > 0) patchFile(target, own);
     }
   });
+}
+
+/** External data is copied along with the model: its tensors are those of the copy. */
+function referTo(graph: Graph, root: string, folder: string): void {
+  for (const value of graph.initializers) {
+    const { dtype, dims, source } = value.initializer!;
+    if (source instanceof Uint8Array || source.embedded) continue;
+    const path = join(folder, relative(root, source.path));
+    value.initializer = new Tensor(dtype, dims, { ...source, path });
+  }
+  for (const node of graph.nodes) for (const inner of node.subgraphs()) referTo(inner, root, folder);
 }
 
 function patchFile(path: string, patches: readonly Patch[]): void {

@@ -2,7 +2,6 @@ import type { LinearModule, ModelConfig } from '../adapters/module.ts';
 import { findLinearModules } from '../adapters/targets.ts';
 import { AloraError } from '../errors.ts';
 import { readModel } from '../onnx/decode.ts';
-import { type DType, isFloat } from '../onnx/dtype.ts';
 import type { Model, Value } from '../onnx/graph.ts';
 import { prepareForTraining } from '../passes/index.ts';
 import type { ModelDirectory } from './modelDirectory.ts';
@@ -83,10 +82,4 @@ function backboneKind(output: Value, config: ModelConfig): BackboneKind {
 /** The linear layers of a backbone, in graph order. */
 export function linearModules(backbone: Pick<Backbone, 'model' | 'config'>): LinearModule[] {
   return findLinearModules(backbone.model, backbone.config);
-}
-
-/** Element types of the float weights of a file. */
-export function dtypesOf(path: string): DType[] {
-  const model = readModel(path);
-  return [...new Set([...model.graph.initializers].map((value) => value.initializer!.dtype))].filter(isFloat);
 }

@@ -168,6 +168,22 @@ describe('a decoder whose cache is behind an If', () => {
   });
 });
 
+describe('a product that quantises its input itself', () => {
+  it('keeps its weight and gets the adapter as a branch, the output its name', async () => {
+    const result = mergeAdapter(headAdapter, oneLayer('int8', int8Graph()), join(scratch, 'int8-out'));
+    expect(result).toMatchObject({
+      merged: [],
+      branched: [{ file: 'model.onnx', modules: ['lm_head'] }],
+      modules: ['lm_head'],
+    });
+    const session = await ort.InferenceSession.create(join(result.folder, 'model.onnx'));
+    const { logits } = await session.run({ x: new ort.Tensor('float32', [1, 10], [1, 2]) });
+    // The weight is zero: what remains is x A^T B.
+    expect(logits!.data).toEqual(Float32Array.of(11, 11, 11));
+    await session.release();
+  });
+});
+
 describe('mergeAdapter refuses', () => {
   const adapter = readPeft('fixtures/peft/adapters/llama-lora');
   const refusal = (run: () => unknown): AloraError => {
@@ -214,13 +230,6 @@ describe('mergeAdapter refuses', () => {
     );
     expect(error).toMatchObject({ kind: 'model', code: 'MODEL_WEIGHT_SHARED' });
     expect(error.details.got).toBe("'embed.weight' is also read by Gather '/embed/Gather'");
-  });
-
-  it('quantised weights', () => {
-    const error = refusal(() =>
-      mergeAdapter(headAdapter, oneLayer('int8', int8Graph()), join(scratch, 'no')),
-    );
-    expect(error).toMatchObject({ kind: 'model', code: 'MODEL_MERGE_QUANTISED' });
   });
 
   it('a float16 weight that overflows', () => {

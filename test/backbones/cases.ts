@@ -48,6 +48,7 @@ export const cases: readonly Case[] = [
   smollm('dynamo, opset 23: Attention, RMSNormalization, RotaryEmbedding', 'model_opset23'),
   smollm('float16', 'model_fp16', 'fp16'),
   smollm('transformers.js v2: `If` on use_cache_branch', 'decoder_model_merged'),
+  smollm('transformers.js v2: `If` on use_cache_branch, int8', 'decoder_model_merged_quantized', 'int8'),
   smollm('genai builder: GroupQueryAttention, SkipSimplifiedLayerNormalization', 'model_genai'),
   smollm('genai builder, 4 bits: MatMulNBits, GatherBlockQuantized', 'model_genai_q4', 'q4-genai'),
   smollm('4 bits: MatMulNBits', 'model_q4', 'q4'),

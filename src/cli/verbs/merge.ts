@@ -31,6 +31,10 @@ async function mergeAdapter(adapter: string, { model, out, device, threads, json
   if (json) return printJson(result);
   for (const { file, tensors } of result.merged)
     process.stdout.write(`merged ${plural(tensors.length, 'weight')} of ${file}\n`);
+  for (const { file, modules } of result.branched)
+    process.stdout.write(
+      `kept ${file} quantised: the adapter stands beside ${plural(modules.length, 'module')}\n`,
+    );
   for (const file of result.untouched)
     process.stdout.write(`copied ${file}: it holds no weight of the adapter\n`);
   for (const { file, maxDelta, largestLogit } of result.verification)
