@@ -18,13 +18,15 @@ export interface LocalRunnerOptions {
 const baseMemory = 400 * 2 ** 20;
 
 /**
- * Workers that cores and free memory allow. A worker is taken to need its frozen weights four times over (the file,
+ * Workers that cores and memory allow. A worker is taken to need its frozen weights four times over (the file,
  * the converted copy, activations and gradients): GPT-2 small trains within 2 GB.
  */
 export function defaultJobs(model: { readonly parameters: number }, threads: number): number {
   const perJob = baseMemory + 4 * 4 * model.parameters;
+  // Younger than Node 20.10; it counts what caches would give back, where freemem does not.
+  const memory = process.availableMemory?.() ?? freemem();
   const cores = Math.floor(availableParallelism() / Math.max(1, threads));
-  return Math.max(1, Math.min(cores, Math.floor((0.9 * freemem()) / perJob)));
+  return Math.max(1, Math.min(cores, Math.floor((0.9 * memory) / perJob)));
 }
 
 /** The worker that the build puts beside the other entry points. */

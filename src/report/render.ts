@@ -20,7 +20,7 @@ export async function renderSvg(spec: TopLevelSpec): Promise<string> {
     logLevel: vega.Error,
   });
   try {
-    return rounded(await view.toSVG());
+    return renumbered(rounded(await view.toSVG()));
   } finally {
     view.finalize();
   }
@@ -33,6 +33,15 @@ function rounded(svg: string): string {
       String(Math.round(Number(number) * 100) / 100),
     ),
   );
+}
+
+/** Clip paths counted from 1 in every figure: vega counts them over all that a process draws. */
+function renumbered(svg: string): string {
+  const names = [...new Set(svg.match(/\bid="clip\d+"/g))];
+  return svg.replace(/\b(id="|url\(#)clip(\d+)/g, (_, before: string, number: string) => {
+    const index = names.indexOf(`id="clip${number}"`);
+    return `${before}clip${index + 1}`;
+  });
 }
 
 /** Natural width of a drawn figure in CSS pixels. */

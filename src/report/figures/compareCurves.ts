@@ -1,4 +1,5 @@
 import { mean } from '../../compare/statistics.ts';
+import type { Run } from '../read.ts';
 import type { Variant } from '../readCompare.ts';
 import { outline, type Point, sampled, smooth, smoothingReach } from '../series.ts';
 import { type Figure, figureSize } from './figure.ts';
@@ -17,8 +18,31 @@ function meanByStep(series: readonly (readonly Point[])[]): Point[] {
   return [...values].sort(([a], [b]) => a - b).map(([step, seeds]) => ({ step, value: mean(seeds) }));
 }
 
+/** Runs whose curves are drawn: the finished ones, as soon as there is one, so that every mean is over the same runs. */
+function drawnRuns({ folders }: Variant): readonly Run[] {
+  const finished = folders.filter(({ result }) => result !== undefined);
+  return finished.length > 0 ? finished : folders;
+}
+
+/** Axis that shows where the curves end up: what is higher in the first tenth of the run goes off the top. */
+function lossAxis(points: readonly Point[]) {
+  const last = Math.max(...points.map(({ step }) => step));
+  const late = points.filter(({ step }) => step >= last / 10).map(({ value }) => value);
+  const [low, high] = [Math.min(...points.map(({ value }) => value)), Math.max(...late)];
+  const margin = Math.max((high - low) * 0.08, 1e-6);
+  return {
+    field: 'value',
+    type: 'quantitative' as const,
+    title: null,
+    scale: { domain: [low - margin, high + margin], nice: false },
+  };
+}
+
 const named = (method: string, points: readonly Point[]): Seen[] =>
   points.map(({ step, value }) => ({ step, value, method }));
+
+/** For the caption, since the axis of `lossAxis` leaves something out. */
+const cut = 'The first steps may lie above what is shown.';
 
 /** Training loss of every method, the mean over its seeds, faint as measured and smoothed; `where` says at which point. */
 export function trainingCurves(
@@ -27,9 +51,11 @@ export function trainingCurves(
   id: string,
   where: string,
 ): Figure | undefined {
-  const means = variants.map(({ label, folders }) => ({
-    label,
-    points: meanByStep(folders.map(({ steps }) => steps.map(({ step, loss }) => ({ step, value: loss })))),
+  const means = variants.map((variant) => ({
+    label: variant.label,
+    points: meanByStep(
+      drawnRuns(variant).map(({ steps }) => steps.map(({ step, loss }) => ({ step, value: loss }))),
+    ),
   }));
   const longest = Math.max(0, ...means.map(({ points }) => points.length));
   if (longest === 0) return undefined;
@@ -51,18 +77,18 @@ export function trainingCurves(
   return {
     id,
     title: `Training loss${where}`,
-    caption: `Cross-entropy in nats per trained token, mean over the seeds: faint as measured, and smoothed over ${2 * reach + 1} steps.`,
+    caption: `Cross-entropy in nats per trained token, mean over the seeds: faint as measured, and smoothed over ${2 * reach + 1} steps. ${cut}`,
     draw: (layout) => ({
       ...figureSize(layout, 'half'),
       height: 300,
       encoding: {
-        x: { field: 'step', type: 'quantitative', title: 'step', axis: { tickCount: 5 } },
-        y: { field: 'value', type: 'quantitative', title: null, scale: { zero: false } },
+        x: { field: 'step', type: 'quantitative', title: 'step', axis: { tickCount: 5, tickMinStep: 1 } },
+        y: lossAxis(lines),
         ...methodScales(labels),
       },
       layer: [
-        { data: { values: raw }, mark: { type: 'line', strokeWidth: 1, opacity: 0.28 } },
-        { data: { values: lines }, mark: { type: 'line', strokeWidth: 2 } },
+        { data: { values: raw }, mark: { type: 'line', strokeWidth: 1, opacity: 0.28, clip: true } },
+        { data: { values: lines }, mark: { type: 'line', strokeWidth: 2, clip: true } },
       ],
     }),
   };
@@ -75,10 +101,10 @@ export function devCurves(
   id: string,
   where: string,
 ): Figure | undefined {
-  const seeds = variants.flatMap(({ label, folders }) =>
-    folders.map(({ evals }, i) => ({
-      label,
-      seed: `${label} ${i}`,
+  const seeds = variants.flatMap((variant) =>
+    drawnRuns(variant).map(({ evals }, i) => ({
+      label: variant.label,
+      seed: `${variant.label} ${i}`,
       points: evals
         .filter(({ split, loss }) => split === 'dev' && Number.isFinite(loss))
         .map(({ step, loss }) => ({ step, value: loss })),
@@ -94,23 +120,22 @@ export function devCurves(
   return {
     id,
     title: `Dev loss${where}`,
-    caption:
-      'Cross-entropy in nats per trained token over the whole dev set: a faint line a seed, and their mean.',
+    caption: `Cross-entropy in nats per trained token over the whole dev set: a faint line a seed, and their mean. ${cut}`,
     draw: (layout) => ({
       ...figureSize(layout, 'half'),
       height: 300,
       encoding: {
-        x: { field: 'step', type: 'quantitative', title: 'step', axis: { tickCount: 5 } },
-        y: { field: 'value', type: 'quantitative', title: null, scale: { zero: false } },
+        x: { field: 'step', type: 'quantitative', title: 'step', axis: { tickCount: 5, tickMinStep: 1 } },
+        y: lossAxis(means),
         ...methodScales(labels),
       },
       layer: [
         {
           data: { values: each },
-          mark: { type: 'line', strokeWidth: 1, opacity: 0.28 },
+          mark: { type: 'line', strokeWidth: 1, opacity: 0.28, clip: true },
           encoding: { detail: { field: 'seed', type: 'nominal' } },
         },
-        { data: { values: means }, mark: { type: 'line', strokeWidth: 2, point: { size: 24 } } },
+        { data: { values: means }, mark: { type: 'line', strokeWidth: 2, point: { size: 24 }, clip: true } },
       ],
     }),
   };

@@ -24,7 +24,7 @@ export function compareHeader(record: CompareRecord, variants: readonly Variant[
 <p class="eyebrow">comparison <span class="state${open > 0 ? ' open' : ''}">${open > 0 ? `${all - open} of ${all} runs` : 'finished'}</span></p>
 <h1>${record.methods.map(({ label }) => label).join(', ')}</h1>
 <p class="lead">${lead}.</p>
-<p class="lead">${answer(record, variants)}</p>
+<p class="lead">${open > 0 && record.columns.length > 0 && 'So far: '}${answer(record, variants)}</p>
 ${unequal.length > 0 && html`<div class="notes">Not identical treatment:<ul>${unequal.map(({ name, detail }) => html`<li>${name}: ${detail}</li>`)}</ul></div>`}
 </header>`;
 }

@@ -69,7 +69,7 @@ function differenceCell(difference: PairedDifference | undefined): Html {
   if (!difference) return html`<td class="n">${dash}</td>`;
   const interval = difference.interval
     ? html`<br><span class="note">${decimal(rounded(difference.interval[0]))} to ${decimal(rounded(difference.interval[1]))}</span>`
-    : html`<br><span class="note">${difference.n} seeds: no interval</span>`;
+    : html`<br><span class="note">${difference.n} in common: no interval</span>`;
   return html`<td class="n${excludesZero(difference) ? ' strong' : ''}">${change(rounded(difference.mean))}${interval}</td>`;
 }
 
