@@ -8,11 +8,12 @@ import { defineStrategy } from '../adapters/strategy.ts';
 import { uncovered } from '../autodiff/differentiate.ts';
 import { cloneModel } from '../onnx/clone.ts';
 import { describe, type Model } from '../onnx/graph.ts';
+import { readTransposed } from '../passes/readTransposed.ts';
 import { linearModules } from '../runtime/backbone.ts';
 import { type MissingKernel, missingKernels } from '../runtime/deviceKernels.ts';
-import { peakActivationBytes, weightBytes } from '../runtime/memory.ts';
+import { activationBytes, weightBytes } from '../runtime/memory.ts';
 import type { Device } from '../runtime/session.ts';
-import { adapt, stepGraph } from '../runtime/trainingGraph.ts';
+import { adapt, evaluationGraph, stepGraph } from '../runtime/trainingGraph.ts';
 import { fetchModel, type OpenedModel } from '../training/assemble.ts';
 import { contextOf } from '../training/data.ts';
 
@@ -24,6 +25,8 @@ export interface InspectOptions {
   /** Batch for the memory estimate; default 16 rows of 128 tokens. */
   readonly batchSize?: number;
   readonly maxLength?: number;
+  /** As train.recompute. */
+  readonly recompute?: boolean;
   /** Also lists the operators of the training step that this device leaves to the CPU. */
   readonly device?: Device;
 }
@@ -58,18 +61,24 @@ export interface Inspection {
   readonly uncovered: readonly { readonly op: string; readonly node: string }[];
   /** Operators of the training step that the device asked for has no kernel for; empty without `device`. */
   readonly onCpu: readonly MissingKernel[];
-  /** Estimated bytes of a training process on CPU with LoRA of rank 8. */
+  /**
+   * Estimated peak resident bytes of `train` on CPU with LoRA of rank 8 and every token labelled, as the operating
+   * system counts them: the weight file, which the sessions of step and evaluation share, counts for each.
+   */
   readonly memory: {
     readonly batchSize: number;
     readonly maxLength: number;
+    readonly recompute: boolean;
     readonly weights: number;
+    /** Intermediate tensors of step and evaluation. */
     readonly activations: number;
     readonly total: number;
   };
 }
 
-/** Node, ONNX Runtime and our own code, measured on Linux x64. */
-const processBytes = 150e6;
+/** Node, ONNX Runtime, tokenizer and our own objects, and what grows with the arenas beside them: Linux x64. */
+const processBytes = 205e6;
+const besideArenas = 1.11;
 
 const probeStrategy = defineStrategy({
   name: 'probe',
@@ -88,9 +97,9 @@ export async function inspectModel(path: string, options: InspectOptions = {}): 
     });
     const chosen = new Set(targets.map(({ name }) => name));
     const missing = uncoveredOf(opened, targets);
-    const step =
-      missing.length === 0 && opened.backbone.kind !== 'encoder' ? stepOf(opened, targets) : undefined;
-    const computed = step ?? opened.backbone.model;
+    const trainable = missing.length === 0 && backbone.kind !== 'encoder';
+    const graphs = trainable ? graphsOf(opened, targets, options) : undefined;
+    const computed = graphs?.step ?? backbone.model;
     return {
       folder: directory.folder,
       file: relative(directory.folder, directory.file),
@@ -119,7 +128,7 @@ export async function inspectModel(path: string, options: InspectOptions = {}): 
       costOfUniformRank: resolveBudget(targets, { rank: 1 }).parameters,
       uncovered: missing,
       onCpu: options.device ? missingKernels(computed.graph, options.device) : [],
-      memory: estimate(opened, step, options),
+      memory: estimate(opened, graphs, options),
     };
   } finally {
     opened.workspace.close();
@@ -139,8 +148,17 @@ function uncoveredOf(
   ).map(({ op, node }) => ({ op, node: describe(node) }));
 }
 
-/** The training step with plain LoRA on the targets. */
-function stepOf({ backbone }: OpenedModel, targets: readonly LinearModule[]): Model {
+interface Graphs {
+  readonly step: Model;
+  readonly evaluation: Model;
+}
+
+/** Step and evaluation with plain LoRA on the targets, as the device runs them. */
+function graphsOf(
+  { backbone }: OpenedModel,
+  targets: readonly LinearModule[],
+  { recompute, device }: InspectOptions,
+): Graphs {
   const model = cloneModel(backbone.model);
   const cloned = new Map(
     linearModules({ model, config: backbone.config }).map((module) => [module.name, module]),
@@ -154,25 +172,29 @@ function stepOf({ backbone }: OpenedModel, targets: readonly LinearModule[]): Mo
       budget: { parameters: 0, rank: 8, at: 'final' },
     },
   );
-  return stepGraph(adapted);
+  const graphs = { step: stepGraph(adapted, { recompute }), evaluation: evaluationGraph(adapted) };
+  for (const graph of Object.values(graphs)) readTransposed(graph, { fused: device !== 'webgpu' });
+  return graphs;
 }
 
 function estimate(
   { backbone }: OpenedModel,
-  step: Model | undefined,
-  { batchSize = 16, maxLength = 128 }: InspectOptions,
+  graphs: Graphs | undefined,
+  { batchSize = 16, maxLength = 128, recompute = false }: InspectOptions,
 ): Inspection['memory'] {
   const weights = weightBytes(backbone.model);
-  if (!step) return { batchSize, maxLength, weights, activations: 0, total: processBytes + weights };
+  const shape = { batchSize, maxLength, recompute, weights };
+  if (!graphs) return { ...shape, activations: 0, total: processBytes + 2 * weights };
   const lengths: Record<string, number> = {
     labels: backbone.kind === 'causal' ? batchSize * maxLength : batchSize,
   };
-  for (const input of step.graph.inputs)
+  for (const input of graphs.step.graph.inputs)
     input.shape?.forEach((dim, axis) => {
       if (typeof dim !== 'string') return;
       if (dim.endsWith('.rank')) lengths[dim] = 8;
       else if (!(dim in lengths)) lengths[dim] = axis === 0 ? batchSize : maxLength;
     });
-  const activations = peakActivationBytes(step, lengths);
-  return { batchSize, maxLength, weights, activations, total: processBytes + weights + activations };
+  const arenas = Object.values(graphs).map((graph) => activationBytes(graph, lengths).arena);
+  const activations = Math.round(besideArenas * arenas.reduce((sum, bytes) => sum + bytes, 0));
+  return { ...shape, activations, total: processBytes + 2 * weights + activations };
 }

@@ -1,7 +1,7 @@
 import { describe, expect, it } from 'vitest';
 import { executionOrder } from '../../src/passes/executionOrder.ts';
 import type { TokenBatch } from '../../src/runtime/feeds.ts';
-import { peakActivationBytes } from '../../src/runtime/memory.ts';
+import { activationBytes } from '../../src/runtime/memory.ts';
 import { stepGraph } from '../../src/runtime/trainingGraph.ts';
 import * as strategies from '../../src/strategies.ts';
 import { type Assembly, assemble, openModel } from '../../src/training/assemble.ts';
@@ -67,7 +67,7 @@ describe('train.recompute', () => {
     const run = open('presidents', { recompute: false });
     const { adapted } = run;
     const lengths: Record<string, number> = { batch_size: 16, sequence_length: 64, labels: 64 };
-    const peak = (recompute: boolean) => peakActivationBytes(stepGraph(adapted, { recompute }), lengths);
+    const peak = (recompute: boolean) => activationBytes(stepGraph(adapted, { recompute }), lengths).live;
     expect(peak(true)).toBeLessThan(0.5 * peak(false));
     await run.close();
   });

@@ -11,6 +11,7 @@ interface Options {
   readonly file?: string;
   readonly rows: number;
   readonly length: number;
+  readonly recompute?: boolean;
   readonly device?: 'cpu' | 'cuda' | 'webgpu';
   readonly json?: boolean;
 }
@@ -28,6 +29,7 @@ export function addVerb(program: Command): void {
     .option('--file <name>', 'ONNX file inside the directory')
     .option('--rows <n>', 'rows of a batch, for the memory estimate', integer(1), 16)
     .option('--length <n>', 'tokens of a row, for the memory estimate', integer(1), 128)
+    .option('--recompute', 'estimate the memory with train.recompute')
     .addOption(
       new Option('--device <device>', 'list operators that this device leaves to the CPU').choices([
         'cpu',
@@ -42,11 +44,18 @@ export function addVerb(program: Command): void {
 
 async function inspectModel(
   path: string,
-  { targets, file, rows, length, device, json }: Options,
+  { targets, file, rows, length, recompute, device, json }: Options,
 ): Promise<void> {
   const { inspect } = await import('../../index.ts');
   const list = targets === 'all-linear' ? targets : targets.split(',').map((word) => word.trim());
-  const model = await inspect(path, { targets: list, file, batchSize: rows, maxLength: length, device });
+  const model = await inspect(path, {
+    targets: list,
+    file,
+    batchSize: rows,
+    maxLength: length,
+    recompute,
+    device,
+  });
   if (json) return printJson(model);
   const out = process.stdout;
   const colours = coloursFor(out);

@@ -1,0 +1,57 @@
+import { cpSync, mkdtempSync, readFileSync, rmSync } from 'node:fs';
+import { tmpdir } from 'node:os';
+import { join, resolve } from 'node:path';
+import fc from 'fast-check';
+import { afterAll, beforeAll, describe, expect, it } from 'vitest';
+import { gpt2Config, writeGpt2 } from '../../bench/models/gpt2.ts';
+import { Arena } from '../../src/runtime/arena.ts';
+import { run } from '../cli/builtCli.ts';
+import { put } from '../cli/refusals.ts';
+
+describe('the arena', () => {
+  it('holds every live byte, and after a release gives the same place again', () => {
+    fc.assert(
+      fc.property(fc.array(fc.integer({ min: 1, max: 3_000_000 }), { maxLength: 40 }), (sizes) => {
+        const arena = new Arena();
+        const chunks = sizes.map((size) => arena.allocate(size));
+        const before = arena.resident;
+        expect(before).toBeGreaterThanOrEqual(sizes.reduce((sum, size) => sum + size, 0));
+        for (const chunk of chunks) arena.release(chunk);
+        for (const size of sizes) arena.allocate(size);
+        expect(arena.resident).toBeLessThanOrEqual(before + sizes.length * 256);
+      }),
+    );
+  });
+});
+
+describe('inspect predicts the peak memory of training', () => {
+  const dir = mkdtempSync(join(tmpdir(), 'onnx-alora-memory-'));
+  afterAll(() => rmSync(dir, { recursive: true }));
+  beforeAll(() => {
+    // 20 M parameters in the shape of GPT-2, random; the tokenizer's ids are below its vocabulary.
+    writeGpt2(join(dir, 'model'), { ...gpt2Config, n_embd: 384, n_head: 6, n_layer: 8, vocab_size: 16000 });
+    for (const file of ['tokenizer.json', 'tokenizer_config.json'])
+      cpSync(resolve('fixtures/models/gpt2', file), join(dir, 'model', file));
+    const row = JSON.stringify({ text: 'the cat sat on a mat and ran '.repeat(20) });
+    put(dir, 'rows.jsonl', `${row}\n`.repeat(24));
+  });
+
+  it.each([false, true])('within 15 % (recompute: %s)', async (recompute) => {
+    put(
+      dir,
+      'run.yaml',
+      `model: {path: model}
+data: {task: text, train: rows.jsonl, dev: rows.jsonl, maxLength: 64, maxRows: {dev: 12}}
+budget: {rank: 8}
+train: {steps: 2, batchSize: 12, warmup: 0, evalEvery: 0, checkpointEvery: 0, sample: false, recompute: ${recompute}}
+runtime: {threads: 1}
+output: out-${recompute}
+`,
+    );
+    expect((await run(dir, ['train', 'run.yaml'])).code).toBe(0);
+    const { peakMemory } = JSON.parse(readFileSync(join(dir, `out-${recompute}`, 'result.json'), 'utf8'));
+    const flags = ['--rows', '12', '--length', '64', ...(recompute ? ['--recompute'] : []), '--json'];
+    const { memory } = JSON.parse((await run(dir, ['inspect', 'model', ...flags])).stdout);
+    expect(Math.abs(memory.total / peakMemory - 1)).toBeLessThan(0.15);
+  });
+});
