@@ -15,9 +15,18 @@ const operatorPart =
 
 const quantisedSuffix = /(_Q\d+\w*|_quantized|_quant|\.MatMul(NBits)?)+$/;
 
+/** Metadata key of a product whose module has its final name already: the encoder's, in a graph joined of two. */
+export const moduleName = 'onnx-alora.module';
+
 /** The module path that an exporter left for the node, or undefined. Not yet freed from wrappers. */
 export function exportedPath(node: Node, weight: Value, bias: Value | null): string | undefined {
-  return scopePath(node) ?? nodePath(node.name) ?? parameterPath(weight.name) ?? biasPath(bias);
+  return (
+    node.metadata.get(moduleName) ??
+    scopePath(node) ??
+    nodePath(node.name) ??
+    parameterPath(weight.name) ??
+    biasPath(bias)
+  );
 }
 
 /** Dynamo: a Python list, from the root scope '' to the operator; the module is the last but one. */
@@ -106,7 +115,7 @@ export function peftNames(paths: readonly string[], config: ModelConfig, hasHead
   const inBlocks = split.filter((segments) => blockAt(segments) > 0);
   const stack = commonSegments(inBlocks.map((segments) => segments.slice(0, blockAt(segments) - 1)));
   const wrapper = wrapperLength(stack, basePrefix(config), hasHead);
-  const missing = missingPrefix(stack.slice(wrapper), config, hasHead);
+  const missing = half(stack, config, hasHead) ?? missingPrefix(stack.slice(wrapper), config, hasHead);
   const wrapped = stack.slice(0, wrapper);
   return split.map((segments) => {
     const inside = wrapped.every((segment, i) => segments[i] === segment);
@@ -128,6 +137,14 @@ function wrapperLength(
   let repeated = outer;
   while (stack[repeated] !== undefined && stack[repeated] === stack[repeated + 1]) repeated++;
   return repeated;
+}
+
+/** What the encoder's file of an encoder-decoder leaves out: it was exported as a model of its own. */
+function half(stack: readonly string[], config: ModelConfig, hasHead: boolean): string | undefined {
+  if (config.is_encoder_decoder !== true || hasHead) return undefined;
+  const prefix = basePrefix(config);
+  const missing = [prefix, 'encoder'].filter((segment) => segment && !stack.includes(segment));
+  return missing.length > 0 ? missing.join('.') : undefined;
 }
 
 function missingPrefix(stack: readonly string[], config: ModelConfig, hasHead: boolean): string | undefined {

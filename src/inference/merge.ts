@@ -1,5 +1,5 @@
 import { rmSync } from 'node:fs';
-import { join } from 'node:path';
+import { basename, join } from 'node:path';
 import { type MergeResult, mergeAdapter } from '../adapters/merge.ts';
 import { readPeft } from '../adapters/peft.ts';
 import { AloraError } from '../errors.ts';
@@ -44,6 +44,8 @@ export async function mergeModel(options: MergeModelOptions): Promise<MergeModel
   const verification = [];
   try {
     for (const { file } of [...result.merged, ...result.branched]) {
+      // The encoder's half of an encoder-decoder is run along with the other half.
+      if (/^encoder_model/.test(basename(file))) continue;
       const before = await probeLogits(join(model, file), options.adapter, options);
       const after = await probeLogits(join(options.out, file), undefined, options);
       const maxDelta = largest(before.logits.map((value, i) => value - after.logits[i]!));

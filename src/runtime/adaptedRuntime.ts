@@ -156,7 +156,7 @@ export class AdaptedRuntime {
   }
 
   private async openGraph(name: string, model: Model): Promise<OpenGraph> {
-    const feeder = new Feeder(model.graph, this.adapters);
+    const feeder = new Feeder(model.graph, this.adapters, [], this.adapted.seq2seq);
     readTransposed(model, { fused: this.options.device !== 'webgpu' });
     return { session: await openSession(this.workspace.write(name, model), this.options), feeder };
   }

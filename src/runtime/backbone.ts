@@ -1,10 +1,15 @@
+import { existsSync } from 'node:fs';
+import { basename, dirname, join, relative } from 'node:path';
 import type { LinearModule, ModelConfig } from '../adapters/module.ts';
+import { moduleName } from '../adapters/moduleNames.ts';
 import { findLinearModules } from '../adapters/targets.ts';
 import { AloraError } from '../errors.ts';
 import { readModel } from '../onnx/decode.ts';
 import type { Model, Value } from '../onnx/graph.ts';
 import { prepareForTraining } from '../passes/index.ts';
+import { joinEncoder, readsEncoder } from '../passes/joinEncoder.ts';
 import type { ModelDirectory } from './modelDirectory.ts';
+import type { Seq2SeqTokens } from './seq2seq.ts';
 import type { Workspace } from './workspace.ts';
 
 /** What the model predicts: tokens at each position, a class for each row, or nothing yet (an encoder). */
@@ -13,6 +18,8 @@ export type BackboneKind = 'causal' | 'sequence' | 'encoder';
 /** A frozen model made ready for adapters: lowered, without cache, typed, its weights in the workspace. */
 export interface Backbone {
   readonly kind: BackboneKind;
+  /** Of an encoder-decoder, joined to one graph of kind `causal`: the tokens that its inputs start and end with. */
+  readonly seq2seq?: Seq2SeqTokens;
   readonly model: Model;
   readonly config: ModelConfig;
   /** The value that predictions are read from: logits, or the hidden state of a bare encoder. */
@@ -43,12 +50,14 @@ export function loadBackbone(directory: ModelDirectory, workspace: Workspace): B
       allowed: 'ai.onnx 13 or newer',
       fix: 'Export the model again, with opset 17 for example.',
     });
+  const seq2seq = readsEncoder(model) ? withEncoder(model, directory) : undefined;
   const output = chooseOutput(model, directory);
   prepareForTraining(model, { outputs: [output.name] });
   workspace.shareWeights(model.graph);
   const value = model.graph.findOutput(output.name) ?? model.graph.outputs[0]!;
   return {
     kind: backboneKind(value, directory.config),
+    seq2seq,
     model,
     config: directory.config,
     output: value.name,
@@ -56,6 +65,33 @@ export function loadBackbone(directory: ModelDirectory, workspace: Workspace): B
       (sum, { initializer }) => sum + (initializer!.dtype === 'float32' ? initializer!.size : 0),
       0,
     ),
+  };
+}
+
+/** Joins the encoder's file, which transformers.js keeps beside the decoder's. Errors: MODEL_NO_ENCODER. */
+function withEncoder(model: Model, { file, folder, config }: ModelDirectory): Seq2SeqTokens {
+  const name = basename(file).replace(/^decoder(_with_past)?(_model)?(_merged)?/, 'encoder_model');
+  const path = join(dirname(file), name);
+  if (name === basename(file) || !existsSync(path))
+    throw new AloraError(
+      'model',
+      'MODEL_NO_ENCODER',
+      "The decoder reads an encoder's output, and the encoder is not there",
+      {
+        where: folder,
+        got: relative(folder, file),
+        allowed: `${relative(folder, path)} beside it`,
+        fix: 'Keep both files of the export together: encoder_model.onnx and decoder_model.onnx, or both with the same ending.',
+      },
+    );
+  const encoder = readModel(path);
+  for (const { name, uses } of findLinearModules(encoder, config))
+    for (const { node } of uses) node.metadata = new Map([...node.metadata, [moduleName, name]]);
+  joinEncoder(model, encoder);
+  const id = (key: string) => (typeof config[key] === 'number' ? (config[key] as number) : undefined);
+  return {
+    startId: id('decoder_start_token_id') ?? id('bos_token_id') ?? id('pad_token_id') ?? 0,
+    eosId: id('eos_token_id') ?? 1,
   };
 }
 

@@ -3,8 +3,9 @@ import type { AdapterSet } from '../adapters/adapterSet.ts';
 import type { TargetModule } from '../adapters/module.ts';
 import { dropoutInput, parameterInput } from '../adapters/rewriter.ts';
 import { AloraError } from '../errors.ts';
-import type { Graph, Value } from '../onnx/graph.ts';
+import type { Dim, Graph, Value } from '../onnx/graph.ts';
 import { randomStream } from '../random.ts';
+import { asSeq2Seq, type Seq2SeqTokens } from './seq2seq.ts';
 import type { Feeds } from './session.ts';
 import { inputNames } from './trainingGraph.ts';
 
@@ -17,6 +18,8 @@ export interface TokenBatch {
   readonly attentionMask: BigInt64Array;
   readonly positionIds: BigInt64Array;
   readonly tokenTypeIds?: BigInt64Array;
+  /** Of an encoder-decoder: int64 [B * length] of the decoder; the fields above are then the encoder's. */
+  readonly decoder?: { readonly length: number; readonly inputIds: BigInt64Array };
   /** int64 [n]: labelled positions in B * T (in B for sequence classification), and what to predict there. */
   readonly rows: BigInt64Array;
   readonly targets: BigInt64Array;
@@ -29,9 +32,15 @@ export type GateReader = (moduleIndex: number, gate: Float32Array) => Float32Arr
 export class Feeder {
   private readonly modelInputs: readonly Value[];
   private readonly names: ReadonlySet<string>;
-  private readonly ranks: ReadonlyMap<string, number>;
+  private readonly shapes: ReadonlyMap<string, readonly Dim[]>;
   /** `adapters` tells the parameters' inputs from the model's; `given` are inputs that the caller feeds. */
-  constructor(graph: Graph, adapters: Pick<AdapterSet, 'slots'>, given: readonly string[] = []) {
+  constructor(
+    graph: Graph,
+    adapters: Pick<AdapterSet, 'slots'>,
+    given: readonly string[] = [],
+    /** Of an encoder-decoder; batches are then brought into its form (see asSeq2Seq). */
+    private readonly seq2seq?: Seq2SeqTokens,
+  ) {
     this.names = new Set(graph.inputs.map((value) => value.name));
     const own = new Set<string>([...Object.values(inputNames), ...given]);
     for (const slot of adapters.slots) own.add(parameterInput(slot.module, slot.spec.role));
@@ -39,11 +48,12 @@ export class Feeder {
     for (const slot of adapters.slots) own.add(dropoutInput(slot.module));
     for (const value of this.modelInputs)
       if (!known.has(value.name) && !own.has(value.name)) throw unknownInput(value);
-    this.ranks = new Map(graph.inputs.map((value) => [value.name, value.shape?.length ?? 0]));
+    this.shapes = new Map(graph.inputs.map((value) => [value.name, value.shape ?? []]));
   }
 
   /** Inputs that come from the data; `extra` adds scalars. */
-  batch(batch: TokenBatch, extra: Readonly<Record<string, number>> = {}): Feeds {
+  batch(given: TokenBatch, extra: Readonly<Record<string, number>> = {}): Feeds {
+    const batch = this.seq2seq ? asSeq2Seq(given, this.seq2seq) : given;
     const feeds: Feeds = {};
     for (const value of this.modelInputs) {
       const make = known.get(value.name);
@@ -64,16 +74,21 @@ export class Feeder {
    */
   dropout(
     modules: readonly TargetModule[],
-    batch: TokenBatch,
+    given: TokenBatch,
     { probability, keys }: { readonly probability: number; readonly keys: readonly [number, number, number] },
   ): Feeds {
+    const batch = this.seq2seq ? asSeq2Seq(given, this.seq2seq) : given;
     const feeds: Feeds = {};
     for (const module of modules) {
       const name = dropoutInput(module);
       const [seed, step, microBatch] = keys;
       const random = randomStream(seed, 'dropout', step, microBatch, module.index);
-      const mask = fillMask(new Float32Array(batch.size * batch.length * module.in), probability, random);
-      const positions = this.ranks.get(name) === 2 ? [batch.size * batch.length] : [batch.size, batch.length];
+      const shape = this.shapes.get(name) ?? [];
+      // The lengths of an encoder-decoder have these names (see joinEncoder).
+      const decoded = shape.some((dim) => `${dim}`.includes('decoder_sequence_length'));
+      const length = decoded && batch.decoder ? batch.decoder.length : batch.length;
+      const mask = fillMask(new Float32Array(batch.size * length * module.in), probability, random);
+      const positions = shape.length === 2 ? [batch.size * length] : [batch.size, length];
       feeds[name] = new ort.Tensor('float32', mask, [...positions, module.in]);
     }
     return feeds;
@@ -125,6 +140,10 @@ const known = new Map<string, MakeInput>([
   ['attention_mask', tokens((batch) => batch.attentionMask)],
   ['position_ids', tokens((batch) => batch.positionIds)],
   ['token_type_ids', tokens((batch) => batch.tokenTypeIds ?? new BigInt64Array(batch.size * batch.length))],
+  [
+    'decoder_input_ids',
+    ({ size, decoder }) => new ort.Tensor('int64', decoder!.inputIds, [size, decoder!.length]),
+  ],
   ['num_logits_to_keep', () => new ort.Tensor('int64', new BigInt64Array(1), [])],
   [
     'cache_position',

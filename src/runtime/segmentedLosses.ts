@@ -126,7 +126,12 @@ async function openStage(
   graph.outputs = [find(to)];
   if (from !== undefined) startAt(graph, find(from));
   else keepOutputs(graph, [to]);
-  const feeder = new Feeder(graph, runtime.adapters, from === undefined ? [] : [from]);
+  const feeder = new Feeder(
+    graph,
+    runtime.adapters,
+    from === undefined ? [] : [from],
+    runtime.adapted.seq2seq,
+  );
   const session = await openSession(runtime.workspace.write(`stage-${index}`, model), runtime.options);
   return { session, feeder, from, to };
 }

@@ -16,6 +16,7 @@ import { keepOutputs } from '../passes/prune.ts';
 import { dependents, recompute } from '../passes/recompute.ts';
 import { findSegments } from '../passes/segments.ts';
 import type { Backbone } from './backbone.ts';
+import type { Seq2SeqTokens } from './seq2seq.ts';
 
 /** Names of the graph inputs that are added to the model's own. */
 export const inputNames = {
@@ -63,6 +64,7 @@ export interface AdaptedModel {
   readonly scalings: ReadonlyMap<string, number | undefined>;
   readonly heads: readonly TrainedHead[];
   readonly penalised: boolean;
+  readonly seq2seq?: Seq2SeqTokens;
 }
 
 export interface AdaptOptions<Options> extends RewriterOptions {
@@ -125,8 +127,17 @@ export function adapt<Options>(backbone: Backbone, options: AdaptOptions<Options
       head.module,
       head.parameters.map(({ spec }) => spec),
     );
+  const { seq2seq } = backbone;
   const scalings = new Map(injections.map(({ module, scaling }) => [module.name, scaling]));
-  return { model, modules: options.targets, parameters, scalings, heads, penalised: penalty !== undefined };
+  return {
+    model,
+    modules: options.targets,
+    parameters,
+    scalings,
+    heads,
+    penalised: penalty !== undefined,
+    seq2seq,
+  };
 }
 
 /** A copy of the model with the cross-entropy on its row logits, and the names of the new outputs. */

@@ -21,7 +21,7 @@ export interface PeftContext {
   readonly heads: readonly TrainedHead[];
   readonly modulesToSave: readonly string[];
   readonly baseModel: string;
-  readonly taskType: 'CAUSAL_LM' | 'SEQ_CLS';
+  readonly taskType: 'CAUSAL_LM' | 'SEQ_CLS' | 'SEQ_2_SEQ_LM';
   readonly fanInFanOut: boolean;
 }
 
@@ -148,13 +148,14 @@ export function saveRunAdapter(
     heads: adapted.heads,
     modulesToSave: adapted.heads.map((head) => head.module.name),
     baseModel: String(backbone.config._name_or_path || basename(directory.folder)),
-    taskType: taskType(backbone.kind),
+    taskType: taskType(backbone),
     // PEFT's word for Conv1D, which keeps its weight as [in, out].
     fanInFanOut: modules.some((module) => module.fanInFanOut),
   });
   writePeft(folder, adapter, { dropout: run.config.adapter.dropout });
 }
 
-function taskType(kind: 'causal' | 'sequence' | 'encoder'): PeftContext['taskType'] {
+function taskType({ kind, seq2seq }: Assembly['backbone']): PeftContext['taskType'] {
+  if (seq2seq) return 'SEQ_2_SEQ_LM';
   return kind === 'causal' ? 'CAUSAL_LM' : 'SEQ_CLS';
 }

@@ -39,6 +39,7 @@ export interface DataModel {
 /** Reads tokenizer and data of a configuration. `splits` leaves out what an evaluation does not need. */
 export async function loadRunData(config: RunConfig, model: DataModel): Promise<RunData> {
   requireTrainableHead(model.directory);
+  if (model.backbone.seq2seq && config.data.task === 'text') throw needsPrompt();
   const tokenizer = await loadTokenizer(model.directory.folder);
   const contextLength = contextOf(model.directory.config);
   if (contextLength !== undefined && config.data.maxLength > contextLength)
@@ -134,6 +135,20 @@ function notAClassifier(config: RunConfig): AloraError {
     got: config.data.task,
     fix: 'Use task text, prompt or chat; or give data.labels for classification.',
   });
+}
+
+function needsPrompt(): AloraError {
+  return new AloraError(
+    'config',
+    'TASK_MODEL',
+    'An encoder-decoder answers a prompt, and the task has none',
+    {
+      where: 'data.task',
+      got: 'text',
+      allowed: ['prompt', 'chat'],
+      fix: 'Use task prompt: the encoder reads the prompt, the decoder learns the completion.',
+    },
+  );
 }
 
 function notADecoder(config: RunConfig, backbone: Backbone): AloraError {

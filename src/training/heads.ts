@@ -20,6 +20,8 @@ export function requireTrainableHead({ folder, config }: Pick<ModelDirectory, 'f
     where: folder,
     got: architecture,
     allowed: 'a language model, a sequence classifier, or a text encoder without a head',
-    fix: 'Export the encoder alone (last_hidden_state); a new classifier is then trained on it.',
+    fix: found[1].startsWith('from')
+      ? 'Use a model of text: no task of the run file reads such data.'
+      : 'Export the encoder alone (last_hidden_state); a new classifier is then trained on it.',
   });
 }

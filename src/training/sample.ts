@@ -56,12 +56,13 @@ export async function sampleText(
     readonly config: RunConfig;
     readonly data: RunData;
     readonly runtime: AdaptedRuntime;
-    readonly backbone: { readonly kind: string };
+    readonly backbone: { readonly kind: string; readonly seq2seq?: unknown };
   },
   when: SampleEvent['when'],
 ): Promise<SampleEvent | null> {
   const { config, data, runtime, backbone } = run;
-  if (backbone.kind !== 'causal') return null;
+  // An encoder-decoder needs a loop of its own.
+  if (backbone.kind !== 'causal' || backbone.seq2seq) return null;
   const prompt = samplePrompt(config, data);
   if (!prompt || prompt.length === 0) return null;
   const { tokenizer, contextLength } = data;

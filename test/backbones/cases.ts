@@ -84,6 +84,8 @@ export const cases: readonly Case[] = [
     file: 'onnx/model_quantized.onnx',
     variant: 'int8',
   }),
+  model('T5', `${torchscript}, two files`, 't5', { file: 'onnx/decoder_model.onnx' }),
+  model('BART', `${torchscript}, two files`, 'bart', { file: 'onnx/decoder_model.onnx' }),
   model('BERT, token classification (graph only)', torchscript, 'bert-tokens'),
   model('ViT, image classification (graph only)', torchscript, 'vit'),
 ];

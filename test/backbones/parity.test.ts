@@ -16,7 +16,8 @@ describe('five steps as PyTorch and PEFT make them', () => {
       // 2e-4 is what the project promises. Float32 gives some 1e-7 in the loss and 1e-6 in a gradient; a wrong sign,
       // transpose, mask or rounding gives 1e-2 and more.
       expect(errors.loss).toBeLessThan(1e-5);
-      expect(errors.gradient).toBeLessThan(2e-5);
+      // 1e-5 and more only where a tensor's gradient nearly cancels (T5's attention without a scale).
+      expect(errors.gradient).toBeLessThan(1e-4);
     },
   );
 });

@@ -1,9 +1,12 @@
-import { resolve } from 'node:path';
+import { cpSync, mkdtempSync, rmSync } from 'node:fs';
+import { tmpdir } from 'node:os';
+import { join, resolve } from 'node:path';
 import { AloraError } from '../../src/errors.ts';
 import { Builder } from '../../src/onnx/builder.ts';
 import { Graph } from '../../src/onnx/graph.ts';
 import { Tensor } from '../../src/onnx/tensor.ts';
 import { lower } from '../../src/passes/lower.ts';
+import { openModel } from '../../src/training/assemble.ts';
 import { requireTrainableHead } from '../../src/training/heads.ts';
 import { modelOf } from '../passes/models.ts';
 import type { Refusal } from './table.ts';
@@ -22,6 +25,17 @@ async function sentenceOf(attempt: () => unknown): Promise<string> {
 
 const head = (architecture: string) => () =>
   requireTrainableHead({ folder: resolve('fixtures'), config: { architectures: [architecture] } });
+
+/** A decoder file alone, as another program may have left it. */
+function withoutEncoder() {
+  const folder = mkdtempSync(join(tmpdir(), 'onnx-alora-alone-'));
+  try {
+    cpSync('fixtures/backbones/bart/onnx/decoder_model.onnx', join(folder, 'decoder_model.onnx'));
+    openModel({ path: folder });
+  } finally {
+    rmSync(folder, { recursive: true });
+  }
+}
 
 /** A MatMulNBits of 32 -> 8 with changes. */
 function blocked(attributes: Record<string, number>, reordered = false) {
@@ -52,6 +66,7 @@ export async function refusals(): Promise<Refusal[]> {
     ['BertForMaskedLM and the like', head('BertForMaskedLM')],
     ['ViTForImageClassification and the like', head('ViTForImageClassification')],
     ['Whisper', head('WhisperForConditionalGeneration')],
+    ['The decoder of an encoder-decoder without its encoder', withoutEncoder],
     ['4 bits with reordered groups (GPTQ with act-order)', blocked({}, true)],
     ['4 bits packed for one kind of GPU', blocked({ weight_prepacked: 1 })],
     ['3-bit weights', blocked({ bits: 3 })],
