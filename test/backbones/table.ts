@@ -12,7 +12,7 @@ export interface Refusal {
 function roundedUp(value: number, least: number): string {
   const target = Math.max(1.5 * value, least);
   for (let power = -9; ; power++)
-    for (const digit of [1, 2, 5]) if (digit * 10 ** power >= target) return `${digit}e${power}`;
+    for (const digit of [1, 2, 5]) if (Number(`${digit}e${power}`) >= target) return `${digit}e${power}`;
 }
 
 /** docs/backbones.md. */
