@@ -2,7 +2,12 @@ import { defineConfig } from 'tsup';
 
 /** The bench runs the sources of src, bundled. Its child processes are files beside it. */
 export default defineConfig({
-  entry: { run: 'bench/run.ts', ours: 'bench/ours.ts', scorers: 'bench/scorers.ts' },
+  entry: {
+    run: 'bench/run.ts',
+    ours: 'bench/ours.ts',
+    scorers: 'bench/scorers.ts',
+    serving: 'bench/serving.ts',
+  },
   outDir: '.models/bench',
   format: 'esm',
   target: 'node20',

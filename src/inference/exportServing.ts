@@ -7,6 +7,7 @@ import { AloraError } from '../errors.ts';
 import { readModel } from '../onnx/decode.ts';
 import type { Value } from '../onnx/graph.ts';
 import { Tensor } from '../onnx/tensor.ts';
+import { localModel } from '../runtime/hub.ts';
 import { findModel } from '../runtime/modelDirectory.ts';
 import { openWorkspace } from '../runtime/workspace.ts';
 import type { ExportResult } from '../training/exportGraph.ts';
@@ -25,13 +26,20 @@ export interface ExportServingOptions {
  * Writes the adapter-ready inference graph as plain ONNX with a manifest, and adapters as files of its inputs: any
  * ONNX Runtime, in any language, serves one base with many adapters by feeding other tensors.
  */
-export function exportServing({ model: source, out, adapters = [] }: ExportServingOptions): ExportResult {
+export async function exportServing({
+  model: source,
+  out,
+  adapters = [],
+}: ExportServingOptions): Promise<ExportResult> {
   if (existsSync(out) && readdirSync(out).length > 0)
     throw new AloraError('storage', 'OUTPUT_EXISTS', 'The output folder is not empty', {
       where: out,
       fix: 'Choose another folder with --out.',
     });
-  const directory = findModel(source.path, { file: source.file, purpose: 'generation' });
+  const directory = findModel(await localModel(source.path, source.file), {
+    file: source.file,
+    purpose: 'generation',
+  });
   const model = readModel(directory.file);
   const sites = makeAdapterReady(model, directory.config, source.targets);
   // Refusals come before anything is written.

@@ -171,7 +171,8 @@ class Served implements ServedModel {
     const [, length = 0, width = 0] = output.dims;
     return batch.lengths.map((own, i) => ({
       dims: [own, width],
-      data: output.data.slice(i * length * width, (i * length + own) * width),
+      // A view: logits of a batch are large.
+      data: output.data.subarray(i * length * width, (i * length + own) * width),
     }));
   }
 

@@ -19,7 +19,7 @@ describe('the adapter-ready inference graph', () => {
     async (name, adapter) => {
       const out = join(scratch, name);
       const source = `fixtures/peft/adapters/${adapter}`;
-      const { files } = exportServing({
+      const { files } = await exportServing({
         model: { path: `fixtures/models/${name}`, targets: 'all-linear' },
         out,
         adapters: [source],
@@ -57,12 +57,12 @@ describe('the adapter-ready inference graph', () => {
     },
   );
 
-  it('refuses a folder that holds something', () => {
+  it('refuses a folder that holds something', async () => {
     const options = {
       model: { path: 'fixtures/models/llama', targets: ['q_proj'] },
       out: join(scratch, 'taken'),
     };
-    exportServing(options);
-    expect(() => exportServing(options)).toThrow(expect.objectContaining({ code: 'OUTPUT_EXISTS' }));
+    await exportServing(options);
+    await expect(exportServing(options)).rejects.toMatchObject({ code: 'OUTPUT_EXISTS' });
   });
 });

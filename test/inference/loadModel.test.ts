@@ -2,9 +2,18 @@ import { cpSync, mkdtempSync, readFileSync, rmSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { afterAll, describe, expect, it } from 'vitest';
+import { readPeft } from '../../src/adapters/peft.ts';
+import { writePeft } from '../../src/adapters/peftWriter.ts';
+import { findLinearModules } from '../../src/adapters/targets.ts';
 import { generateFrom } from '../../src/inference/generate.ts';
 import { loadModel } from '../../src/inference/loadModel.ts';
 import type { Logits, ServedModel } from '../../src/inference/requests.ts';
+import { readModel } from '../../src/onnx/decode.ts';
+import { writeModel } from '../../src/onnx/encode.ts';
+import { Tensor } from '../../src/onnx/tensor.ts';
+import { keepOutputs } from '../../src/passes/prune.ts';
+import { openModel } from '../../src/training/assemble.ts';
+import { openAdapted } from '../../src/training/openAdapted.ts';
 
 const opened = new Map<string, Promise<ServedModel>>();
 afterAll(async () => {
@@ -122,6 +131,56 @@ describe('loadModel', () => {
         adapter: [adapters[i]!, adapters[1]!],
       });
       expect(one!.text).toBe((await model.generate(prompt, { ...sampled, adapter: adapters[i]! })).text);
+    }
+  });
+
+  it('puts the classifier of an adapter on an encoder without a head', async () => {
+    const scratch = mkdtempSync(join(tmpdir(), 'onnx-alora-encoder-'));
+    const folder = join(scratch, 'model');
+    try {
+      // BERT's pooled output in place of its logits: an export without a head.
+      cpSync('fixtures/models/bert', folder, { recursive: true });
+      const bare = readModel(join(folder, 'onnx/model.onnx'));
+      const head = findLinearModules(bare, { model_type: 'bert' }).find(({ role }) => role === 'head')!;
+      const width = head.in;
+      head.input.name = 'sentence_embedding';
+      bare.graph.outputs = [head.input];
+      keepOutputs(bare.graph, ['sentence_embedding']);
+      writeModel(bare, join(folder, 'onnx/model.onnx'));
+      const weight = Float32Array.from({ length: 2 * width }, (_, i) => Math.sin(i));
+      const saved = new Map([
+        ['classifier.weight', Tensor.float32(weight, [2, width])],
+        ['classifier.bias', Tensor.float32(Float32Array.of(0.5, -0.5), [2])],
+      ]);
+      const { modules, ...rest } = readPeft(adapter('bert-head'));
+      const lora = new Map([...modules].map(([name, factors]) => [name.replace(/^bert\./, ''), factors]));
+      writePeft(join(scratch, 'adapter'), { ...rest, modules: lora, saved, modulesToSave: ['classifier'] });
+      const model = await loadModel(folder, { threads: 1 });
+      await expect(model.classify(['one two'])).rejects.toMatchObject({ code: 'MODEL_NO_HEAD' });
+      const opened = openModel({ path: folder });
+      const { runtime } = openAdapted(opened, {
+        device: 'cpu',
+        threads: 1,
+        adapter: join(scratch, 'adapter'),
+        classifier: { classes: 2, pooling: 'none' },
+      });
+      const ids = [5, 9, 2, 44];
+      const wanted = await runtime.logits({
+        size: 1,
+        length: 4,
+        inputIds: BigInt64Array.from(ids, BigInt),
+        attentionMask: new BigInt64Array(4).fill(1n),
+        positionIds: BigInt64Array.of(0n, 1n, 2n, 3n),
+        rows: BigInt64Array.of(0n),
+        targets: BigInt64Array.of(0n),
+      });
+      const [ours] = await model.logits([ids], { adapter: join(scratch, 'adapter') });
+      expect(difference(ours!.data, wanted)).toBeLessThan(tolerance);
+      await runtime.close();
+      opened.workspace.close();
+      await model.close();
+    } finally {
+      rmSync(scratch, { recursive: true });
     }
   });
 
