@@ -34,8 +34,10 @@ export function crossEntropy(builder: Builder, logits: Value, targets: Value, op
     );
   const column = e.unsqueeze(targets, [1]);
   const p = e.unary('Softmax', logits, { axis: 1 });
+  // Written before what reads the logits, hence run after it: then the softmax takes the place of the logits.
+  const log = e.unary('Log', largest(p));
   const chosen = e.op('GatherElements', [logits, column], { axis: 1 }, { shape: [rows, 1] });
-  const nll = e.sub(e.sub(largest(logits), chosen), e.unary('Log', largest(p)));
+  const nll = e.sub(e.sub(largest(logits), chosen), log);
   return {
     nll: e.squeeze(nll, [1]),
     dLogits(weights) {

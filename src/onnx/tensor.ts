@@ -104,7 +104,7 @@ export class Tensor {
     if (this.source instanceof Uint8Array) yield this.source;
     else {
       const { path, offset, length } = this.source;
-      const largest = 2 ** 24;
+      const largest = 2 ** 20;
       for (let at = 0; at < length; at += largest)
         yield readExternal({ path, offset: offset + at, length: Math.min(largest, length - at) });
     }

@@ -71,7 +71,7 @@ function producersWithin(own: ReadonlySet<Value>, from: readonly (Value | null)[
 }
 
 /** The value itself, without a copy, but not before `after` is there: 0 times a length of it goes into the shape. */
-function later(builder: Builder, value: Value, after: Value): Value {
+export function later(builder: Builder, value: Value, after: Value): Value {
   const int64 = { dtype: 'int64' } as const;
   const length = builder.op('Gather', [builder.op('Shape', [after], int64), builder.ints([0])], int64);
   const nothing = builder.op('Mul', [length, builder.ints([0])], int64);
@@ -79,7 +79,7 @@ function later(builder: Builder, value: Value, after: Value): Value {
   return builder.op('Reshape', [value, shape], { dtype: value.dtype, shape: value.shape });
 }
 
-function repeat(graph: Graph, node: Node, again: Map<Value, Value>): void {
+export function repeat(graph: Graph, node: Node, again: Map<Value, Value>): void {
   const twinOf = (value: Value | null) => {
     if (!value) return null;
     const twin = graph.value(`${value.name}/again`, value.dtype, value.shape);

@@ -14,6 +14,7 @@ import { gatherRows } from '../passes/gatherRows.ts';
 import { inferTypes } from '../passes/inferTypes.ts';
 import { keepOutputs } from '../passes/prune.ts';
 import { dependents, recompute } from '../passes/recompute.ts';
+import { repeatCheap } from '../passes/repeatCheap.ts';
 import { findSegments } from '../passes/segments.ts';
 import type { Backbone } from './backbone.ts';
 import type { Seq2SeqTokens } from './seq2seq.ts';
@@ -206,6 +207,12 @@ function gradientGraph(
   const cuts = segments ? dependents(graph, parameters, segments.cuts) : [];
   const gradients = differentiate(graph, seeds, [...parameters, ...cuts], { opset, prefix: '/gradient' });
   if (segments) recompute(graph, segments, forward, (cut) => gradients.get(cut) ?? undefined);
+  else
+    repeatCheap(
+      graph,
+      forward,
+      seeds.map(([, gradient]) => gradient),
+    );
   const outputs = wrt.map(({ module, role, value }) => {
     const gradient = gradients.get(value);
     if (!gradient)

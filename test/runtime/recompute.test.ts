@@ -66,7 +66,7 @@ describe('train.recompute', () => {
   it('keeps less than half of the activations alive', async () => {
     const run = open('presidents', { recompute: false });
     const { adapted } = run;
-    const lengths: Record<string, number> = { batch_size: 16, sequence_length: 64, labels: 64 };
+    const lengths: Record<string, number> = { batch_size: 16, sequence_length: 128, labels: 64 };
     const peak = (recompute: boolean) => activationBytes(stepGraph(adapted, { recompute }), lengths).live;
     expect(peak(true)).toBeLessThan(0.5 * peak(false));
     await run.close();

@@ -1,0 +1,101 @@
+import { Builder } from '../onnx/builder.ts';
+import { isFloat } from '../onnx/dtype.ts';
+import type { Graph, Node, Value } from '../onnx/graph.ts';
+import { later, repeat } from './recompute.ts';
+
+/** Operators that cost one pass over their result, or nothing. */
+const cheap = new Set([
+  ...['Add', 'Sub', 'Mul', 'Div', 'Neg', 'Sigmoid', 'Tanh', 'Erf', 'Gelu', 'Relu'],
+  ...['Reshape', 'Flatten', 'Squeeze', 'Unsqueeze'],
+]);
+
+/** Narrower values are not worth a pass. */
+const narrowest = 64;
+
+/**
+ * In a graph with its gradient, in place: activations that the backward nodes read and that follow element by element
+ * from others that stay in memory anyway are computed again where they are read: the output of an activation function,
+ * a normalised state from the state and its statistics. About a hundredth of the time for a tenth of the memory.
+ *
+ * @param forward The nodes before differentiation.
+ * @param seeds The gradients that the backward pass starts from.
+ * @returns The number of nodes that run twice.
+ */
+export function repeatCheap(graph: Graph, forward: ReadonlySet<Node>, seeds: readonly Value[]): number {
+  graph.sort();
+  const backward = graph.nodes.filter((node) => !forward.has(node) && node.op !== 'Shape');
+  const readers = new Map<Value, Node[]>();
+  for (const node of backward)
+    for (const value of new Set(node.inputs))
+      if (value?.producer && forward.has(value.producer))
+        readers.set(value, [...(readers.get(value) ?? []), node]);
+
+  // 'there': needs no memory of its own or stays in memory; 'again': can be computed from values that are there.
+  const states = new Map<Value, 'there' | 'again' | 'gone'>();
+  const stateOf = (value: Value) =>
+    !value.producer || (value.dtype && !isFloat(value.dtype)) ? 'there' : (states.get(value) ?? 'gone');
+  for (const node of graph.nodes) {
+    if (!forward.has(node)) continue;
+    const fromThere =
+      node.domain === '' &&
+      cheap.has(node.op) &&
+      node.inputs.every((value) => !value || stateOf(value) !== 'gone');
+    for (const value of node.outputs)
+      if (value) states.set(value, fromThere ? 'again' : readers.has(value) ? 'there' : 'gone');
+  }
+
+  const builder = new Builder(graph, '/again');
+  const twins = new Map<Value, Value>();
+  let repeated = 0;
+  const twinOf = (value: Value, after: Value): Value => {
+    if (!value.producer || !value.dtype || !isFloat(value.dtype)) return value;
+    let twin = twins.get(value);
+    if (!twin && stateOf(value) === 'there') {
+      twin = later(builder, value, after);
+      twins.set(value, twin);
+    } else if (!twin) {
+      for (const input of value.producer.inputs) if (input) twinOf(input, after);
+      repeat(graph, value.producer, twins);
+      repeated++;
+      twin = twins.get(value)!;
+    }
+    return twin;
+  };
+  for (const { reader, after } of readingOrder(backward, seeds))
+    reader.inputs.forEach((value, i) => {
+      if (!value || !readers.has(value) || states.get(value) !== 'again') return;
+      const width = value.shape?.at(-1);
+      if (twins.has(value) || (typeof width === 'number' && width >= narrowest))
+        reader.setInput(i, twinOf(value, after));
+    });
+  graph.sort();
+  return repeated;
+}
+
+/**
+ * The backward nodes in the order in which their results meet a gradient, each with that gradient: what the first
+ * reader of a value waits for does not wait for any other reader of it.
+ */
+function readingOrder(backward: readonly Node[], seeds: readonly Value[]): { reader: Node; after: Value }[] {
+  const gradients = new Set(seeds);
+  const place = new Map(backward.map((node, i) => [node, i]));
+  for (const node of backward)
+    if (node.inputs.some((value) => value && gradients.has(value)))
+      for (const value of node.outputs) if (value) gradients.add(value);
+  const met = new Map<Node, { at: number; after: Value }>();
+  for (const node of backward.toReversed()) {
+    const own = node.inputs.find((value) => value && gradients.has(value) && value.shape?.length);
+    if (own) met.set(node, { at: place.get(node)!, after: own });
+    else {
+      // A view, or a factor that is computed beforehand: its readers meet the gradient.
+      const users = node.outputs.flatMap((value) =>
+        [...(value?.users ?? [])].flatMap((user) => met.get(user) ?? []),
+      );
+      const first = users.sort((a, b) => a.at - b.at)[0];
+      if (first) met.set(node, first);
+    }
+  }
+  return [...met]
+    .map(([reader, { at, after }]) => ({ reader, at, after }))
+    .sort((a, b) => a.at - b.at || place.get(a.reader)! - place.get(b.reader)!);
+}
