@@ -37,39 +37,66 @@ export function branchesOf(
 ): BranchedFile | undefined {
   const path = join(root, file);
   const model = decodeModel(readFileSync(path), path);
-  const placed = graphsOf(model.graph).flatMap((graph) =>
-    linearModulesOf(graph, config, hasHead(model.graph)).map((module) => ({ graph, module })),
+  const placed = placesOf(model, config);
+  const quantised = placed.some(
+    ({ module }) =>
+      (adapter.modules.has(module.name) || adapter.saved.has(`${module.name}.weight`)) &&
+      module.uses.some(({ weight }) => weight.storage !== 'float'),
   );
-  const own = placed.filter(
-    ({ module: { name } }) => adapter.modules.has(name) || adapter.saved.has(`${name}.weight`),
-  );
-  if (!own.some(({ module }) => module.uses.some(({ weight }) => weight.storage !== 'float')))
-    return undefined;
+  if (!quantised) return undefined;
   refusePartial(
     file,
     config,
     adapter,
     placed.map(({ module }) => module),
   );
+  return { file, model, ...addBranches(model, file, config, adapter) };
+}
+
+interface Place {
+  /** The graph, or the branch of an If, that the module stands in. */
+  readonly graph: Graph;
+  readonly module: LinearModule;
+}
+
+function placesOf(model: Model, config: ModelConfig): Place[] {
+  return graphsOf(model.graph).flatMap((graph) =>
+    linearModulesOf(graph, config, hasHead(model.graph)).map((module) => ({ graph, module })),
+  );
+}
+
+/** Adds the adapter to a model in place, its factors as constants; every branch of an If gets it. */
+export function addBranches(
+  model: Model,
+  file: string,
+  config: ModelConfig,
+  adapter: PeftAdapter,
+): Pick<BranchedFile, 'modules' | 'keys'> {
   const types = typesOf(model);
+  const factors = new Map<string, readonly [Value, Value]>();
   const keys = new Set<string>();
-  for (const { graph, module } of own) {
-    const weights = adapter.modules.get(module.name);
+  const modules = new Set<string>();
+  for (const { graph, module } of placesOf(model, config)) {
+    const { name } = module;
+    const weights = adapter.modules.get(name);
     if (weights && weights.rank > 0) {
       checkShape(file, module, weights.in, weights.out);
-      const factors = new Map<DType, readonly [Value, Value]>();
       for (const use of module.uses) {
         const dtype = types.get(use.input.name) ?? 'float32';
-        const [left, right] = factors.get(dtype) ?? factorsOf(model.graph, module.name, weights, dtype);
-        factors.set(dtype, [left, right]);
-        addBranch(graph, module.name, use, left, right);
+        const shared = factors.get(`${name} ${dtype}`) ?? factorsOf(model.graph, name, weights, dtype);
+        factors.set(`${name} ${dtype}`, shared);
+        addBranch(graph, name, use, ...shared);
       }
-      keys.add(module.name);
+      keys.add(name);
+      modules.add(name);
     }
-    for (const key of replaceHead(model.graph, graph, file, module, adapter, types)) keys.add(key);
+    for (const key of replaceHead(model.graph, graph, file, module, adapter, types)) {
+      keys.add(key);
+      modules.add(name);
+    }
   }
   if (adapter.saved.size > 0) prune(model.graph);
-  return { file, model, modules: [...new Set(own.map(({ module }) => module.name))], keys: [...keys] };
+  return { modules: [...modules], keys: [...keys] };
 }
 
 /** Element types of all values by name, learnt on a copy: the file's own declarations stay as they are. */

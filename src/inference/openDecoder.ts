@@ -1,5 +1,6 @@
 import { AdapterSet } from '../adapters/adapterSet.ts';
 import { injectGatedLowRank } from '../adapters/lowRank.ts';
+import { addBranches } from '../adapters/mergeBranch.ts';
 import type { LinearModule } from '../adapters/module.ts';
 import { type LoadedPeftAdapter, readPeft } from '../adapters/peft.ts';
 import { openRewriter, parameterInput } from '../adapters/rewriter.ts';
@@ -44,16 +45,21 @@ export async function openDecoder(
     const session = await openSession(directory.file, runtime);
     return { decoder: sessionDecoder(session), close: () => session.release() };
   }
-  const constants = injectFinished(model, readPeft(adapter), directory);
+  const constants = addAdapter(model, readPeft(adapter), directory);
   workspace.shareWeights(model.graph);
   const session = await openSession(workspace.write('decoder', model), runtime);
   return { decoder: sessionDecoder(session, constants), close: () => session.release() };
 }
 
 /** Adds a finished adapter to an inference graph; returns what feeds its inputs. */
-function injectFinished(model: Model, adapter: LoadedPeftAdapter, directory: ModelDirectory): Feeds {
-  // Adapters are float32; a branch on use_cache_branch would hide the layers.
+function addAdapter(model: Model, adapter: LoadedPeftAdapter, directory: ModelDirectory): Feeds {
   inlineIf(model);
+  if (model.graph.nodes.some((node) => node.op === 'If')) {
+    // The branches on use_cache_branch (transformers.js v2) both run: each gets the adapter, as constants.
+    addBranches(model, directory.file, directory.config, adapter);
+    return {};
+  }
+  // Adapters are float32.
   widen(model);
   const modules = modulesOfAdapter(adapter, findLinearModules(model, directory.config));
   const scalings = new Map([...adapter.modules].map(([name, { scale }]) => [name, scale]));
