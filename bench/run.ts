@@ -1,4 +1,4 @@
-import { mkdirSync, writeFileSync } from 'node:fs';
+import { mkdirSync, readFileSync, writeFileSync } from 'node:fs';
 import { cpus, totalmem } from 'node:os';
 import { dirname } from 'node:path';
 import { parseArgs } from 'node:util';
@@ -18,6 +18,7 @@ PyTorch + PEFT by turns, each in a process of its own. Models have real shapes a
   --repeat <n>       processes of each configuration (default 2)
   --steps <n>        measured steps of a process (default 3)
   --threads <n>      0: one a core (default 0)
+  --check <file>     exit with 1 where a ratio has fallen by more than 15 % below that of a report written by --out
   --json             print the results as JSON instead of tables
   --out <file>       write them to a file`;
 
@@ -29,6 +30,7 @@ const { values: options } = parseArgs({
     repeat: { type: 'string', default: '2' },
     steps: { type: 'string', default: '3' },
     threads: { type: 'string', default: '0' },
+    check: { type: 'string' },
     json: { type: 'boolean', default: false },
     out: { type: 'string' },
     help: { type: 'boolean', default: false },
@@ -104,19 +106,20 @@ const gigabytes = (bytes: number) => `${(bytes / 1e9).toFixed(2)} GB`;
 function table({ model, labelling, configurations }: CaseResult): string {
   const [ours, ...peers] = configurations as [Configuration, ...Configuration[]];
   const rows = new Table({
-    head: ['', 'step, median', 'min .. max', 'times ours', 'peak memory', 'ours to theirs'],
+    head: ['', 'step, median', 'min .. max', 'times ours', 'processor', 'peak memory', 'ours to theirs'],
     style: { head: [], border: [] },
-    colAligns: ['left', 'right', 'right', 'right', 'right', 'right'],
+    colAligns: ['left', 'right', 'right', 'right', 'right', 'right', 'right'],
   });
   for (const configuration of configurations) {
     const all = steps(configuration);
-    if (all.length === 0) rows.push([configuration.name, { colSpan: 5, content: 'did not run' }]);
+    if (all.length === 0) rows.push([configuration.name, { colSpan: 6, content: 'did not run' }]);
     else
       rows.push([
         configuration.name,
         seconds(median(all)),
         `${seconds(Math.min(...all))} .. ${seconds(Math.max(...all))}`,
         configuration === ours ? '' : (median(all) / median(steps(ours))).toFixed(2),
+        seconds(median(configuration.runs.flatMap((run) => run.cpu))),
         gigabytes(peak(configuration)),
         configuration === ours ? '' : (peak(ours) / peak(configuration)).toFixed(2),
       ]);
@@ -137,6 +140,33 @@ function table({ model, labelling, configurations }: CaseResult): string {
         : `; ${configurations.map((c) => `${c.name} loss ${c.runs[0]?.loss.toFixed(3)}`).join(', ')}`
     }`,
   ].join('\n');
+}
+
+/** Times ours of each peer, by model, case and peer. */
+function ratios(
+  results: readonly Pick<CaseResult, 'model' | 'labelling' | 'configurations'>[],
+): Map<string, number> {
+  return new Map(
+    results.flatMap(({ model, labelling, configurations: [ours, ...peers] }) =>
+      peers
+        .filter((peer) => peer.runs.length > 0)
+        .map((peer) => [`${model}, ${labelling}, ${peer.name}`, median(steps(peer)) / median(steps(ours!))]),
+    ),
+  );
+}
+
+/** Compares with the ratios of an earlier report; prints each and says whether none has fallen by more than 15 %. */
+function check(results: readonly CaseResult[], file: string): boolean {
+  const stored = ratios((JSON.parse(readFileSync(file, 'utf8')) as { results: CaseResult[] }).results);
+  let passed = true;
+  for (const [name, ratio] of ratios(results)) {
+    const before = stored.get(name);
+    if (before === undefined) continue;
+    const fell = ratio < 0.85 * before;
+    passed &&= !fell;
+    progress(`${fell ? 'FELL' : 'ok'}  ${name}: ${ratio.toFixed(2)}, stored ${before.toFixed(2)}`);
+  }
+  return passed;
 }
 
 function main(): void {
@@ -184,6 +214,7 @@ function main(): void {
     mkdirSync(dirname(options.out), { recursive: true });
     writeFileSync(options.out, `${JSON.stringify(report, null, 2)}\n`);
   }
+  if (options.check && !check(results, options.check)) process.exitCode = 1;
 }
 
 main();
