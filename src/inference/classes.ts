@@ -5,25 +5,25 @@ import type { ServedAdapter } from './servedAdapter.ts';
 
 export type Pooling = 'cls' | 'mean';
 
-interface Output {
-  readonly name: string;
-  readonly dims: readonly number[];
-  readonly data: Float32Array;
+/** One example's share of an output of the graph. */
+export interface OutputRow {
+  readonly output: { readonly name: string; readonly dims: readonly number[]; readonly data: Float32Array };
+  /** Row of the batch, and the example's own tokens there. */
+  readonly index: number;
+  readonly tokens: number;
+  readonly classifier: ServedAdapter['classifier'];
 }
 
 /**
- * Class logits [C] of example i: those of the model's head, or the adapter's classifier over the encoder's output
+ * Class logits [C] of an example: those of the model's head, or the adapter's classifier over the encoder's output
  * ([B, T, H], pooled over the example's own tokens, or [B, H]).
  */
 export function classLogits(
-  { name, dims, data }: Output,
-  { lengths }: { readonly lengths: readonly number[] },
-  i: number,
-  classifier: ServedAdapter['classifier'],
+  { output: { name, dims, data }, index, tokens, classifier }: OutputRow,
   pooling: Pooling,
 ): Logits {
   const width = dims.at(-1)!;
-  if (name === 'logits') return { dims: [width], data: data.slice(i * width, (i + 1) * width) };
+  if (name === 'logits') return { dims: [width], data: data.slice(index * width, (index + 1) * width) };
   if (!classifier)
     throw new AloraError('model', 'MODEL_NO_HEAD', 'The model has no head, and the adapter brings none', {
       got: `the output ${name}`,
@@ -31,10 +31,10 @@ export function classLogits(
       fix: 'Name an adapter that was trained for classification.',
     });
   const hidden = new Float32Array(width);
-  if (dims.length === 2) hidden.set(data.subarray(i * width, (i + 1) * width));
+  if (dims.length === 2) hidden.set(data.subarray(index * width, (index + 1) * width));
   else {
-    const start = i * dims[1]! * width;
-    const count = pooling === 'cls' ? 1 : lengths[i]!;
+    const start = index * dims[1]! * width;
+    const count = pooling === 'cls' ? 1 : tokens;
     for (let t = 0; t < count; t++)
       for (let k = 0; k < width; k++) hidden[k]! += data[start + t * width + k]! / count;
   }

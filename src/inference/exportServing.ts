@@ -66,6 +66,7 @@ export async function exportServing({
       // Any row of a batch may have its own adapter: then the first dimension of all factors is the batch size.
       adapters: {
         dimension: adaptersDim,
+        oneForEachRow: sites.every(({ mixes }) => mixes),
         meaning:
           '1: one adapter for the whole batch; the batch size: one for each row, padded with zeros to the largest rank',
         none: 'rank 0 at every module',

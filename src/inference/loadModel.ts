@@ -15,7 +15,7 @@ import { collate } from '../tasks/collate.ts';
 import type { Example } from '../tasks/task.ts';
 import { loadTokenizer, type Tokenizer } from '../tasks/tokenizer.ts';
 import { contextOf } from '../training/data.ts';
-import { classLogits, classNames, type Pooling, softmax } from './classes.ts';
+import { classLogits, classNames, type OutputRow, type Pooling, softmax } from './classes.ts';
 import { endsOf, type GenerateResult } from './generate.ts';
 import type {
   AdapterChoice,
@@ -112,7 +112,7 @@ class Served implements ServedModel {
     const adapters = this.adaptersOf(options.adapter, texts.length);
     const ids = texts.map((text) => this.tokenizer.encode(text).ids);
     const results: GenerateResult[] = [];
-    for (const group of groupBy(ids, (row) => row.length)) {
+    for (const group of this.batches(adapters, (i) => ids[i]!.length)) {
       const decoder = this.decoder(group.map((i) => adapters[i]!));
       const rows = group.map((i) => ids[i]!);
       const written = await this.continueRows(decoder, rows, options);
@@ -165,28 +165,29 @@ class Served implements ServedModel {
   }
 
   async logits(inputs: readonly ModelInput[], options: RequestOptions = {}): Promise<Logits[]> {
-    const { output, batch, adapters } = await this.run(inputs, options);
-    if (output.name !== 'logits' || output.dims.length === 2)
-      return inputs.map((_, i) => classLogits(output, batch, i, adapters[i]!.classifier, this.pooling));
-    const [, length = 0, width = 0] = output.dims;
-    return batch.lengths.map((own, i) => ({
-      dims: [own, width],
+    const rows = await this.run(inputs, options);
+    return rows.map((row) => {
+      const { name, dims, data } = row.output;
+      if (name !== 'logits' || dims.length === 2) return classLogits(row, this.pooling);
+      const [, length = 0, width = 0] = dims;
+      const start = row.index * length * width;
       // A view: logits of a batch are large.
-      data: output.data.subarray(i * length * width, (i * length + own) * width),
-    }));
+      return { dims: [row.tokens, width], data: data.subarray(start, start + row.tokens * width) };
+    });
   }
 
   async classify(inputs: readonly ModelInput[], options: RequestOptions = {}): Promise<Classification[]> {
-    const { output, batch, adapters } = await this.run(inputs, options);
-    if (output.name === 'logits' && output.dims.length === 3)
-      throw new AloraError('model', 'MODEL_NOT_CLASSIFIER', 'The model has no classification head', {
-        where: this.directory.file,
-        got: 'a decoder that writes text',
-        allowed: 'a model with a sequence classification head, or an encoder with an adapter that brings one',
-        fix: 'Use generate, or logits at the last token.',
-      });
-    return inputs.map((_, i) => {
-      const { data } = classLogits(output, batch, i, adapters[i]!.classifier, this.pooling);
+    const rows = await this.run(inputs, options);
+    return rows.map((row) => {
+      if (row.output.name === 'logits' && row.output.dims.length === 3)
+        throw new AloraError('model', 'MODEL_NOT_CLASSIFIER', 'The model has no classification head', {
+          where: this.directory.file,
+          got: 'logits for each token',
+          allowed:
+            'a model with a sequence classification head, or an encoder with an adapter that brings one',
+          fix: 'Use generate, or logits.',
+        });
+      const { data } = classLogits(row, this.pooling);
       const names = classNames(this.directory.config, data.length);
       const scores = softmax(data).map((score, at) => ({ label: names[at]!, score }));
       return { ...scores.reduce((best, item) => (item.score > best.score ? item : best)), scores };
@@ -198,16 +199,37 @@ class Served implements ServedModel {
     this.workspace.close();
   }
 
-  private async run(inputs: readonly ModelInput[], { adapter }: RequestOptions) {
+  private async run(inputs: readonly ModelInput[], { adapter }: RequestOptions): Promise<OutputRow[]> {
     const adapters = this.adaptersOf(adapter, inputs.length);
     const examples = inputs.map((input) => this.example(input));
-    const collated = collate(examples, { padId: this.tokenizer.padId });
-    const feeds = { ...this.feeder.batch(collated), ...this.caches(inputs.length), ...this.feeds(adapters) };
-    const names = this.session.outputNames;
-    const name = outputs.find((output) => names.includes(output)) ?? names[0]!;
-    const { dims, data } = (await runSession(this.session, 'inference', feeds, [name]))[name]!;
-    const batch = { length: collated.length, lengths: examples.map(({ ids }) => ids.length) };
-    return { output: { name, dims, data: data as Float32Array }, batch, adapters };
+    const rows: OutputRow[] = [];
+    for (const group of this.batches(adapters, () => 0)) {
+      const own = group.map((i) => adapters[i]!);
+      const batch = collate(
+        group.map((i) => examples[i]!),
+        { padId: this.tokenizer.padId },
+      );
+      const feeds = { ...this.feeder.batch(batch), ...this.caches(group.length), ...this.feeds(own) };
+      const names = this.session.outputNames;
+      const name = outputs.find((output) => names.includes(output)) ?? names[0]!;
+      const { dims, data } = (await runSession(this.session, 'inference', feeds, [name]))[name]!;
+      const output = { name, dims, data: data as Float32Array };
+      group.forEach((i, index) => {
+        rows[i] = { output, index, tokens: examples[i]!.ids.length, classifier: adapters[i]!.classifier };
+      });
+    }
+    return rows;
+  }
+
+  /** Examples that can run together: of one key, and of one adapter where the model does not mix them. */
+  private batches(adapters: readonly ServedAdapter[], key: (index: number) => number): number[][] {
+    const mixes = this.sites.every((site) => site.mixes);
+    const groups = new Map<string, number[]>();
+    for (const [i, adapter] of adapters.entries()) {
+      const name = `${key(i)} ${mixes ? '' : adapters.indexOf(adapter)}`;
+      groups.set(name, [...(groups.get(name) ?? []), i]);
+    }
+    return [...groups.values()];
   }
 
   private example(input: ModelInput): Example {
@@ -296,10 +318,3 @@ class Served implements ServedModel {
 
 /** Outputs that a request may read, in order of preference. */
 const outputs = ['logits', 'sentence_embedding', 'last_hidden_state', 'token_embeddings'];
-
-/** Indices of equal keys together, in order of first appearance. */
-function groupBy<T>(items: readonly T[], key: (item: T) => number): number[][] {
-  const groups = new Map<number, number[]>();
-  for (const [i, item] of items.entries()) groups.set(key(item), [...(groups.get(key(item)) ?? []), i]);
-  return [...groups.values()];
-}

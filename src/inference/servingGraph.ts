@@ -4,7 +4,7 @@ import { constantOf, findLinearModules } from '../adapters/targets.ts';
 import { Builder } from '../onnx/builder.ts';
 import type { Graph, Model, Value } from '../onnx/graph.ts';
 import { inferTypes } from '../passes/inferTypes.ts';
-import { inlineIf } from '../passes/inlineIf.ts';
+import { takeCacheBranch } from '../passes/inlineIf.ts';
 import { widen } from '../passes/widen.ts';
 
 /** A layer of an inference graph that any adapter can act on, by feeding its inputs. */
@@ -16,6 +16,8 @@ export interface AdapterSite {
   readonly b: string;
   /** float32 [n, 1, out], added to the output; heads only, whose bias an adapter may replace. */
   readonly bias: string | undefined;
+  /** Whether the examples of a batch may have adapters of their own: not where all share what the layer reads. */
+  readonly mixes: boolean;
 }
 
 /** Symbolic name of the first dimension of all factors. */
@@ -30,8 +32,8 @@ export type SiteTargets = 'all-linear' | readonly string[];
  * so that an adapter can bring its own (modules_to_save).
  */
 export function makeAdapterReady(model: Model, config: ModelConfig, targets: SiteTargets): AdapterSite[] {
-  // A branch on use_cache_branch would hide the layers; factors are float32.
-  inlineIf(model);
+  // Branches would hide the layers; factors are float32.
+  takeCacheBranch(model);
   widen(model);
   inferTypes(model);
   const linear = findLinearModules(model, config);
@@ -56,7 +58,9 @@ function addSite(builder: Builder, shapes: BatchShapes, module: LinearModule): A
       : undefined;
   shapes.count ??= a;
   for (const use of module.uses) addBranch(builder, shapes, module, use, a, b, bias);
-  return { module, a: a.name, b: b.name, bias: bias?.name };
+  // Relative positions (DeBERTa) are [1, positions, in] whatever the batch.
+  const mixes = module.uses.every(({ input }) => input.shape?.length !== 3 || input.shape[0] !== 1);
+  return { module, a: a.name, b: b.name, bias: bias?.name, mixes };
 }
 
 function addBranch(

@@ -1,4 +1,5 @@
 import { type Graph, type Model, Node } from '../onnx/graph.ts';
+import { Tensor } from '../onnx/tensor.ts';
 import { inferTypes } from './inferTypes.ts';
 
 /**
@@ -19,6 +20,21 @@ export function inlineIf(model: Model): number {
     const taken = types.items(known.inputs[0]!)![0] !== 0 ? 'then_branch' : 'else_branch';
     inline(graph, known, known.graph(taken)!);
   }
+}
+
+/**
+ * Makes a merged decoder, which chooses by the input `use_cache_branch`, always take the branch with a cache, in place:
+ * with a past of no positions it computes what the other does. Other known choices are made as well.
+ */
+export function takeCacheBranch(model: Model): void {
+  const { graph } = model;
+  const choice = graph.findInput('use_cache_branch');
+  if (choice) {
+    graph.inputs = graph.inputs.filter((input) => input !== choice);
+    choice.initializer = Tensor.bool([true]);
+    graph.initializers.add(choice);
+  }
+  inlineIf(model);
 }
 
 function inline(graph: Graph, choice: Node, branch: Graph): void {

@@ -96,6 +96,40 @@ describe('loadModel', () => {
     expect(difference(base!.data, other!.data)).toBeGreaterThan(0.01);
   });
 
+  it.each([
+    ['smollm', 'decoder_model_merged.onnx'],
+    ['smollm', 'model_genai_q4.onnx'],
+    ['qwen3', 'model_opset23.onnx'],
+    ['albert', 'model.onnx'],
+    ['deberta-v2', 'model.onnx'],
+  ])('%s, %s: mixes adapters whatever the layout', async (name, file) => {
+    const folder = `fixtures/backbones/${name}`;
+    const scratch = mkdtempSync(join(tmpdir(), 'onnx-alora-layouts-'));
+    try {
+      cpSync(folder, scratch, { recursive: true });
+      for (const tokenizer of ['tokenizer.json', 'tokenizer_config.json'])
+        cpSync(join('fixtures/models/llama', tokenizer), join(scratch, tokenizer));
+      const model = await loadModel(scratch, { threads: 1, file: join('onnx', file) });
+      const rows = [
+        [5, 9, 2, 44],
+        [7, 7, 31, 12],
+      ];
+      const own = join(scratch, 'adapter');
+      const mixed = await model.logits(rows, { adapter: [own, null] });
+      const [adapted, base] = [
+        await model.logits(rows, { adapter: own }),
+        await model.logits(rows, { adapter: null }),
+      ];
+      // The same products, blocked differently.
+      expect(difference(mixed[0]!.data, adapted[0]!.data)).toBeLessThan(tolerance);
+      expect(difference(mixed[1]!.data, base[1]!.data)).toBeLessThan(tolerance);
+      expect(difference(adapted[0]!.data, base[0]!.data)).toBeGreaterThan(0.01);
+      await model.close();
+    } finally {
+      rmSync(scratch, { recursive: true });
+    }
+  });
+
   it('gives each example of a batch a head of its own', async () => {
     const model = await open('bert');
     const texts = ['one two three', 'four'];
