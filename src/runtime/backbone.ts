@@ -24,7 +24,7 @@ export interface Backbone {
   readonly config: ModelConfig;
   /** The value that predictions are read from: logits, or the hidden state of a bare encoder. */
   readonly output: string;
-  /** Scalars of all float weights. */
+  /** Scalars of all weights, quantised ones included. */
   readonly parameters: number;
 }
 
@@ -61,11 +61,23 @@ export function loadBackbone(directory: ModelDirectory, workspace: Workspace): B
     model,
     config: directory.config,
     output: value.name,
-    parameters: [...model.graph.initializers].reduce(
-      (sum, { initializer }) => sum + (initializer!.dtype === 'float32' ? initializer!.size : 0),
-      0,
-    ),
+    parameters: parametersOf(model),
   };
+}
+
+/** Scalars of float weights and of those behind DequantizeLinear, whose scales and zero points do not count. */
+function parametersOf({ graph }: Model): number {
+  let count = 0;
+  for (const value of graph.initializers) {
+    const places = [...value.users]
+      .filter(({ op }) => op === 'DequantizeLinear')
+      .map(({ inputs }) => inputs.indexOf(value));
+    const { dtype, size } = value.initializer!;
+    // Embeddings of 8 bits are looked up before they become floats.
+    const isTable = /^u?int8$/.test(dtype) && [...value.users].some(({ op }) => op === 'Gather');
+    if (places.length > 0 ? places.includes(0) : dtype === 'float32' || isTable) count += size;
+  }
+  return count;
 }
 
 /** Joins the encoder's file, which transformers.js keeps beside the decoder's. Errors: MODEL_NO_ENCODER. */

@@ -8,6 +8,7 @@ import { mergeModel } from '../../src/inference/merge.ts';
 import { readModel } from '../../src/onnx/decode.ts';
 import { openModel } from '../../src/training/assemble.ts';
 import { openAdapted } from '../../src/training/openAdapted.ts';
+import { toFloat32 } from '../passes/models.ts';
 
 const scratch = mkdtempSync(join(tmpdir(), 'onnx-alora-branches-'));
 afterAll(() => rmSync(scratch, { recursive: true }));
@@ -18,6 +19,8 @@ const quantised = [
   'model_q4',
   'model_q4_qdq',
   'model_genai_q4',
+  'model_int8',
+  'model_q4f16',
   'model_quantized',
   'decoder_model_merged_quantized',
 ];
@@ -61,7 +64,7 @@ async function served(path: string): Promise<Float32Array> {
     Object.fromEntries(session.inputNames.map((name) => [name, feeds[name]!])),
   );
   await session.release();
-  return logits!.data as Float32Array;
+  return toFloat32(logits!).data as Float32Array;
 }
 
 const largestDifference = (a: Float32Array, b: Float32Array) =>
@@ -82,7 +85,7 @@ describe('merging into quantised weights', () => {
     for (const { modules } of result.branched) expect(modules).toHaveLength(readPeft(adapter).modules.size);
     // Sums in another order; with activations of 8 bits that is a step of 1/255 where it meets a tie.
     for (const { file, maxDelta } of result.verification)
-      expect(maxDelta, file).toBeLessThan(file.includes('quantized') ? 3e-2 : 1e-5);
+      expect(maxDelta, file).toBeLessThan(/quantized|f16/.test(file) ? 3e-2 : 1e-5);
     const small = (path: string) =>
       [...readModel(path).graph.initializers]
         .filter(({ initializer }) => /int(4|8)$/.test(initializer!.dtype))
@@ -97,7 +100,7 @@ describe('merging into quantised weights', () => {
     const base = largestDifference(logits, await served(join(model, `onnx/${name}.onnx`)));
     // The adapter itself moves logits by several units.
     expect(base).toBeGreaterThan(1);
-    // Sums in another order.
-    expect(difference).toBeLessThan(name.includes('quantized') ? 3e-2 : 1e-4);
+    // Sums in another order; float16 activations here, float32 in training.
+    expect(difference).toBeLessThan(/quantized|f16/.test(name) ? 5e-2 : 1e-4);
   });
 });
