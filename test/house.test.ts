@@ -8,7 +8,7 @@ const root = resolve(import.meta.dirname, '..');
 const below = {
   onnx: [],
   passes: ['onnx'],
-  adapters: ['onnx'],
+  adapters: ['passes', 'onnx'],
   autodiff: ['passes', 'onnx'],
   runtime: ['autodiff', 'passes', 'adapters', 'onnx'],
   tasks: [],
