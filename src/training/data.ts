@@ -39,7 +39,7 @@ export interface DataModel {
 /** Reads tokenizer and data of a configuration. `splits` leaves out what an evaluation does not need. */
 export async function loadRunData(config: RunConfig, model: DataModel): Promise<RunData> {
   requireTrainableHead(model.directory);
-  if (model.backbone.seq2seq && config.data.task === 'text') throw needsPrompt();
+  if (model.backbone.seq2seq && ['text', 'chat'].includes(config.data.task)) throw needsPrompt(config);
   const tokenizer = await loadTokenizer(model.directory.folder);
   const contextLength = contextOf(model.directory.config);
   if (contextLength !== undefined && config.data.maxLength > contextLength)
@@ -137,15 +137,15 @@ function notAClassifier(config: RunConfig): AloraError {
   });
 }
 
-function needsPrompt(): AloraError {
+function needsPrompt(config: RunConfig): AloraError {
   return new AloraError(
     'config',
     'TASK_MODEL',
     'An encoder-decoder answers a prompt, and the task has none',
     {
       where: 'data.task',
-      got: 'text',
-      allowed: ['prompt', 'chat'],
+      got: config.data.task,
+      allowed: 'prompt, or a named task',
       fix: 'Use task prompt: the encoder reads the prompt, the decoder learns the completion.',
     },
   );

@@ -25,6 +25,8 @@ export interface ExportResult {
 const meanings: Readonly<Record<string, string>> = {
   [inputNames.rows]:
     'positions of the trained tokens in the flattened [batch * length], or rows for classification',
+  decoder_input_ids:
+    'of an encoder-decoder: start token, then the completion without its last token; rows count its positions',
   [inputNames.targets]: 'token or class to predict at each of rows',
   [inputNames.lossScale]:
     'weight of one trained token in the gradient: 1 / trained tokens of the optimizer step',
