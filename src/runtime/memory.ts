@@ -12,7 +12,7 @@ const views = new Set(['Reshape', 'Squeeze', 'Unsqueeze', 'Flatten', 'Identity']
 
 /** Operators that write over an input of the same size which nothing reads afterwards. */
 const inPlace = new Set(
-  'Add Sub Mul Div Neg Exp Log Sqrt Abs Reciprocal Tanh Sigmoid Relu Erf Not And Or Clip Softmax'.split(' '),
+  'Add Sub Mul Div Neg Exp Log Sqrt Abs Reciprocal Tanh Sigmoid Relu Erf Not And Or Clip'.split(' '),
 );
 
 export interface ActivationBytes {

@@ -1,12 +1,15 @@
-import { cpSync, mkdtempSync, readFileSync, rmSync } from 'node:fs';
+import { cpSync, existsSync, mkdtempSync, readFileSync, rmSync, statSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join, resolve } from 'node:path';
 import fc from 'fast-check';
 import { afterAll, beforeAll, describe, expect, it } from 'vitest';
 import { gpt2Config, writeGpt2 } from '../../bench/models/gpt2.ts';
 import { Arena } from '../../src/runtime/arena.ts';
+import * as strategies from '../../src/strategies.ts';
+import { assemble, openModel } from '../../src/training/assemble.ts';
 import { run } from '../cli/builtCli.ts';
 import { put } from '../cli/refusals.ts';
+import { tinyRun } from '../training/runs.ts';
 
 describe('the arena', () => {
   it('holds every live byte, and after a release gives the same place again', () => {
@@ -21,6 +24,43 @@ describe('the arena', () => {
         expect(arena.resident).toBeLessThanOrEqual(before + sizes.length * 256);
       }),
     );
+  });
+});
+
+describe.skipIf(!existsSync('/proc/self/smaps'))('weights (needs /proc)', () => {
+  it('are mapped from one file by the sessions of step and evaluation, and lie in memory once', async () => {
+    const config = tinyRun('unused', { model: { path: 'fixtures/models/presidents' } });
+    const assembly = assemble(openModel(config.model), config, {
+      strategies,
+      length: { totalSteps: 2, stepsPerEpoch: 2 },
+    });
+    await assembly.runtime.open();
+    const batch = {
+      size: 1,
+      length: 4,
+      inputIds: BigInt64Array.of(5n, 6n, 7n, 8n),
+      attentionMask: new BigInt64Array(4).fill(1n),
+      positionIds: BigInt64Array.of(0n, 1n, 2n, 3n),
+      rows: BigInt64Array.of(0n),
+      targets: BigInt64Array.of(6n),
+    };
+    await assembly.runtime.step(batch, { loss: 1, penalty: 1 });
+    await assembly.runtime.evaluate(batch);
+    const mappings = readFileSync('/proc/self/smaps', 'utf8')
+      .split(/\n(?=[0-9a-f]+-[0-9a-f]+ )/)
+      .filter((mapping) =>
+        mapping.split('\n')[0]!.includes(join(assembly.workspace.folder, 'weights-0.bin')),
+      );
+    const total = (key: string) =>
+      mappings.reduce(
+        (sum, text) => sum + 1024 * Number(new RegExp(`^${key}: +(\\d+)`, 'm').exec(text)?.[1]),
+        0,
+      );
+    const { size } = statSync(join(assembly.workspace.folder, 'weights-0.bin'));
+    // Both sessions see the file (Rss counts it for each), its pages are shared (Pss does not).
+    expect(total('Rss')).toBeGreaterThan(1.5 * size);
+    expect(total('Pss')).toBeLessThan(1.1 * size);
+    await assembly.close();
   });
 });
 
