@@ -97,7 +97,9 @@ export async function inspectModel(path: string, options: InspectOptions = {}): 
     });
     const chosen = new Set(targets.map(({ name }) => name));
     const missing = uncoveredOf(opened, targets);
-    const trainable = missing.length === 0 && backbone.kind !== 'encoder';
+    const output = backbone.model.graph.findOutput(backbone.output);
+    const trainable =
+      missing.length === 0 && (backbone.kind !== 'encoder' || typeof output?.shape?.at(-1) === 'number');
     const graphs = trainable ? graphsOf(opened, targets, options) : undefined;
     const computed = graphs?.step ?? backbone.model;
     return {
@@ -169,6 +171,10 @@ function graphsOf(
       strategy: probeStrategy,
       options: {},
       targets: targets.map(({ name, index }) => ({ ...cloned.get(name)!, index })),
+      // An encoder trains under a new classifier.
+      ...(backbone.kind === 'encoder'
+        ? { classifier: { classes: 2, pooling: isPooled(backbone.output) ? 'none' : 'mean' } as const }
+        : {}),
       budget: { parameters: 0, rank: 8, at: 'final' },
     },
   );
@@ -176,6 +182,8 @@ function graphsOf(
   for (const graph of Object.values(graphs)) readTransposed(graph, { fused: device !== 'webgpu' });
   return graphs;
 }
+
+const isPooled = (output: string) => output === 'sentence_embedding';
 
 function estimate(
   { backbone }: OpenedModel,

@@ -1,10 +1,12 @@
 import { mkdtempSync, readFileSync, rmSync } from 'node:fs';
 import { tmpdir } from 'node:os';
-import { join } from 'node:path';
+import { join, resolve } from 'node:path';
 import * as ort from 'onnxruntime-node';
 import { afterAll, describe, expect, it } from 'vitest';
 import { readSafetensors } from '../../src/adapters/safetensors.ts';
 import { exportServing } from '../../src/inference/exportServing.ts';
+import { run } from '../cli/builtCli.ts';
+import { put } from '../cli/refusals.ts';
 
 const scratch = mkdtempSync(join(tmpdir(), 'onnx-alora-export-'));
 afterAll(() => rmSync(scratch, { recursive: true }));
@@ -56,6 +58,24 @@ describe('the adapter-ready inference graph', () => {
       });
     },
   );
+
+  it('is written by the command line', async () => {
+    put(
+      scratch,
+      'run.yaml',
+      `model: {path: ${resolve('fixtures/models/llama')}, targets: [q_proj, v_proj, down_proj]}
+data: {task: text, train: rows.jsonl}
+`,
+    );
+    const adapter = resolve('fixtures/peft/adapters/llama-pattern');
+    const args = ['graph', 'run.yaml', '--inference', '--adapter', adapter, '--out', 'served'];
+    const { code, stdout, stderr } = await run(scratch, args);
+    expect([code, stderr]).toEqual([0, '']);
+    expect(stdout).toMatch(
+      /wrote served\/adapters\/llama-pattern\.safetensors\n(.*\n)*wrote served\/model\.onnx\n/,
+    );
+    expect(JSON.parse(readFileSync(join(scratch, 'served/manifest.json'), 'utf8')).modules).toHaveLength(6);
+  });
 
   it('refuses a folder that holds something', async () => {
     const options = {

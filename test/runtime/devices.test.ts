@@ -2,6 +2,7 @@ import { existsSync, mkdtempSync, readFileSync, rmSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join, resolve } from 'node:path';
 import { afterAll, describe, expect, it } from 'vitest';
+import { inspect } from '../../src/index.ts';
 import { Builder } from '../../src/onnx/builder.ts';
 import { Graph } from '../../src/onnx/graph.ts';
 import { missingKernels } from '../../src/runtime/deviceKernels.ts';
@@ -78,6 +79,9 @@ describe('inspect --device', () => {
   it('lists what the device leaves to the CPU', async () => {
     const { stdout } = await run(dir, ['inspect', resolve('fixtures/models/llama'), '--device', 'webgpu']);
     expect(stdout).toMatch(/webgpu has a kernel for every operator of a step/);
+    const encoder = await inspect('fixtures/backbones/minilm', { device: 'webgpu' });
+    expect(encoder.onCpu).toEqual([]);
+    expect(encoder.memory.activations).toBeGreaterThan(0);
     const graph = new Graph();
     const build = new Builder(graph, '');
     const x = graph.input('x', 'float32', [2, 3]);
