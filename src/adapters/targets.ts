@@ -117,6 +117,7 @@ function productOf(node: Node): Product | undefined {
         ? floatProduct(node, node.int('transB', 0) === 1)
         : undefined;
     case 'com.microsoft:MatMulNBits':
+    case 'com.microsoft:MatMulBnb4':
       return blockedProduct(node);
     case 'com.microsoft:DynamicQuantizeMatMul':
       return dynamicProduct(node);
@@ -210,7 +211,10 @@ function addedBias(product: Value, out: number): Value | null {
   return vector(user.inputs[user.inputs[0] === product ? 1 : 0], out);
 }
 
-/** MatMulNBits(A, B [N, blocks, bytes], scales, zero points?, g_idx?, bias?); attributes K = in, N = out. */
+/**
+ * MatMulNBits(A, B [N, blocks, bytes], scales, zero points?, g_idx?, bias?) and MatMulBnb4(A, B, absmax); attributes
+ * K = in, N = out.
+ */
 function blockedProduct(node: Node): Product | undefined {
   const [input, right] = node.inputs;
   const tensor = right?.initializer;

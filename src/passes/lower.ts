@@ -6,6 +6,7 @@ import { gatherBlockQuantized } from './lower/gatherBlockQuantized.ts';
 import { exactGelu, fastGelu, quickGelu } from './lower/gelu.ts';
 import { groupQueryAttention } from './lower/groupQueryAttention.ts';
 import { type Lowering, replace, Site } from './lower/lowering.ts';
+import { matMulBnb4 } from './lower/matMulBnb4.ts';
 import { matMulNBits } from './lower/matMulNBits.ts';
 import { multiHeadAttention } from './lower/multiHeadAttention.ts';
 import {
@@ -32,6 +33,7 @@ export const lowerings: Readonly<Record<string, Lowering>> = {
   'com.microsoft.GatherBlockQuantized': gatherBlockQuantized,
   'com.microsoft.Gelu': exactGelu,
   'com.microsoft.GroupQueryAttention': groupQueryAttention,
+  'com.microsoft.MatMulBnb4': matMulBnb4,
   'com.microsoft.MatMulIntegerToFloat': matMulIntegerToFloat,
   'com.microsoft.MatMulNBits': matMulNBits,
   'com.microsoft.MultiHeadAttention': multiHeadAttention,

@@ -19,6 +19,7 @@ const quantised = [
   'model_q4',
   'model_q4_qdq',
   'model_genai_q4',
+  'model_bnb4',
   'model_int8',
   'model_q4f16',
   'model_quantized',

@@ -53,6 +53,7 @@ export const cases: readonly Case[] = [
   smollm('genai builder, 4 bits: MatMulNBits, GatherBlockQuantized', 'model_genai_q4', 'q4-genai'),
   smollm('4 bits: MatMulNBits', 'model_q4', 'q4'),
   smollm('4 bits: blocked DequantizeLinear, opset 21', 'model_q4_qdq', 'q4'),
+  smollm('4 bits: MatMulBnb4 (NormalFloat)', 'model_bnb4', 'bnb4'),
   smollm('4 bits: MatMulNBits, the rest float16', 'model_q4f16', 'q4f16'),
   smollm('int8 weights: DequantizeLinear', 'model_int8', 'int8-weights'),
   smollm('int8: DynamicQuantizeLinear, MatMulInteger', 'model_quantized', 'int8'),
