@@ -1,3 +1,4 @@
+import { existsSync, readdirSync, rmSync } from 'node:fs';
 import { join } from 'node:path';
 import { writeFileAtomic } from '../atomicFiles.ts';
 import { comparePage } from './comparePage.ts';
@@ -22,6 +23,15 @@ export async function writeReport(dir: string): Promise<{ html: string; svgs: st
     writeFileAtomic(path, [Buffer.from(`${file}\n`)]);
     svgs.push(path);
   }
+  if (isComparison(dir)) removeFormer(join(dir, 'report'), svgs);
   writeFileAtomic(page, [Buffer.from(html)]);
   return { html: page, svgs };
+}
+
+/** Figures of methods that an earlier comparison in the folder had: they bear a hash that this one does not draw. */
+function removeFormer(folder: string, drawn: readonly string[]): void {
+  if (!existsSync(folder)) return;
+  for (const name of readdirSync(folder))
+    if (/-[0-9a-f]{8}-(?:ranks|change|scores)\.svg$/.test(name) && !drawn.includes(join(folder, name)))
+      rmSync(join(folder, name));
 }
