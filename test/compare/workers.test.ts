@@ -43,14 +43,21 @@ function numbers(stdout: string) {
   };
 }
 
-/** Steps that all runs beneath a folder have made so far. */
-function stepsMade(output: string): number {
-  if (!existsSync(output)) return 0;
-  return readdirSync(output, { recursive: true, encoding: 'utf8' })
-    .filter((path) => path.endsWith('metrics.jsonl'))
-    .map((path) => readFileSync(join(output, path), 'utf8').split('"event":"step"').length - 1)
-    .reduce((a, b) => a + b, 0);
+/** Folders of the runs. Their insides change while one looks: nothing here walks through them. */
+function runFolders(output: string): string[] {
+  if (!existsSync(output)) return [];
+  return readdirSync(output)
+    .filter((name) => /-[0-9a-f]{8}$/.test(name))
+    .flatMap((name) => readdirSync(join(output, name)).map((seed) => join(output, name, seed)));
 }
+
+/** Steps that all runs beneath a folder have made so far. */
+const stepsMade = (output: string): number =>
+  runFolders(output)
+    .map((run) => join(run, 'metrics.jsonl'))
+    .filter((path) => existsSync(path))
+    .map((path) => readFileSync(path, 'utf8').split('"event":"step"').length - 1)
+    .reduce((a, b) => a + b, 0);
 
 async function until(met: () => boolean): Promise<void> {
   for (const deadline = Date.now() + 30_000; !met(); ) {
@@ -74,9 +81,10 @@ async function begun(
 
 /** Processes of the workers, from the locks that they hold. */
 const workers = (output: string): number[] =>
-  readdirSync(output, { recursive: true, encoding: 'utf8' })
-    .filter((path) => /seed-\d+\/\.lock$/.test(path))
-    .map((path) => (JSON.parse(readFileSync(join(output, path), 'utf8')) as { pid: number }).pid);
+  runFolders(output)
+    .map((run) => join(run, '.lock'))
+    .filter((path) => existsSync(path))
+    .map((path) => (JSON.parse(readFileSync(path, 'utf8')) as { pid: number }).pid);
 
 describe('worker processes of the built command line', () => {
   let whole: ReturnType<typeof numbers>;
