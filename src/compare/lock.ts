@@ -1,4 +1,4 @@
-import { mkdirSync, readFileSync, rmSync, writeFileSync } from 'node:fs';
+import { existsSync, linkSync, mkdirSync, readFileSync, rmSync, writeFileSync } from 'node:fs';
 import { dirname } from 'node:path';
 import { AloraError } from '../errors.ts';
 
@@ -33,8 +33,27 @@ function ownerOf(path: string): Owner | undefined {
   try {
     return JSON.parse(readFileSync(path, 'utf8')) as Owner;
   } catch {
-    // Gone, or torn by a process that died while it wrote: nobody's.
+    // Gone, or torn: nobody's.
     return undefined;
+  }
+}
+
+/** Creates a file with its content in one step, so that no one reads it empty; false where it exists. */
+function create(path: string, content: string): boolean {
+  const partial = `${path}.${process.pid}.tmp`;
+  writeFileSync(partial, content);
+  try {
+    linkSync(partial, path);
+    return true;
+  } catch (cause) {
+    const { code } = cause as NodeJS.ErrnoException;
+    if (code === 'EEXIST') return false;
+    // A file system without hard links: the file is there first and its content a moment later.
+    if (existsSync(path)) return false;
+    writeFileSync(path, content, { flag: 'wx' });
+    return true;
+  } finally {
+    rmSync(partial, { force: true });
   }
 }
 
@@ -48,12 +67,7 @@ export async function takeLock(path: string, patience = 0): Promise<() => void> 
   const mine = JSON.stringify({ pid: process.pid, began: beginningOf(process.pid) } satisfies Owner);
   const deadline = Date.now() + patience;
   for (;;) {
-    try {
-      writeFileSync(path, mine, { flag: 'wx' });
-      return () => rmSync(path, { force: true });
-    } catch (cause) {
-      if ((cause as NodeJS.ErrnoException).code !== 'EEXIST') throw cause;
-    }
+    if (create(path, mine)) return () => rmSync(path, { force: true });
     const owner = ownerOf(path);
     if (!owner || !isAlive(owner)) {
       rmSync(path, { force: true });
