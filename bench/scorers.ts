@@ -1,10 +1,10 @@
-import { mkdtempSync, rmSync, writeFileSync } from 'node:fs';
+import { execFileSync } from 'node:child_process';
+import { mkdtempSync, rmSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { parseArgs } from 'node:util';
 import type { AdapterStrategy, ScoreTable } from 'onnx-alora/strategy';
 import { scorerNames } from '../plugins/alora/scorers/index.ts';
-import { dateExamples } from '../src/cli/dates.ts';
 import { resolveRunConfig } from '../src/config/resolve.ts';
 import { alora } from '../src/strategies.ts';
 import type { AllocationEvent } from '../src/training/reporter.ts';
@@ -12,7 +12,7 @@ import { trainRun } from '../src/training/train.ts';
 
 const help = `npm run bench:scorers -- [options]
 
-ALoRA's scorers beside each other: the date task on the embedded model, one run a scorer and seed. Prints a Markdown table
+ALoRA's scorers beside each other: Moby Dick on the embedded model, one run a scorer and seed. Prints a Markdown table
 (medians over the seeds): dev loss at the end, seconds spent scoring, and how many of the ranks that a round pruned are
 among those that exact scores of the same moment would have pruned.
 
@@ -38,16 +38,7 @@ if (options.help) {
 }
 
 const folder = mkdtempSync(join(tmpdir(), 'onnx-alora-scorers-'));
-for (const [split, count, seed] of [
-  ['train', 2000, 0],
-  ['dev', 200, 1],
-] as const)
-  writeFileSync(
-    join(folder, `${split}.jsonl`),
-    dateExamples(count, seed)
-      .map((example) => `${JSON.stringify(example)}\n`)
-      .join(''),
-  );
+execFileSync(process.execPath, ['fixtures/data/moby-dick.mjs', folder]);
 
 interface Outcome {
   readonly loss: number;
@@ -122,14 +113,15 @@ async function measure(scorer: string, seed: number): Promise<Outcome> {
     {
       model: { path: 'fixtures/models/presidents' },
       data: {
-        task: 'prompt',
-        train: join(folder, 'train.jsonl'),
-        dev: join(folder, 'dev.jsonl'),
-        maxLength: 64,
+        task: 'text',
+        train: join(folder, 'train.txt'),
+        dev: join(folder, 'dev.txt'),
+        maxLength: 96,
+        maxRows: { dev: 200 },
       },
       adapter: { strategy: 'alora', scorer, rounds, firstRoundAfter: first, roundEvery: every },
       budget: { rank: Number(options.rank) },
-      train: { steps: totalSteps, batchSize: 16, learningRate: 5e-3, evalEvery: 0, patience: 0, seed },
+      train: { steps: totalSteps, batchSize: 8, learningRate: 1.2e-2, evalEvery: 0, patience: 0, seed },
       output: join(folder, `${scorer}-${seed}`),
     },
     { strategies },
