@@ -132,8 +132,10 @@ function configOf(root: string): ModelConfig {
   try {
     return JSON.parse(readFileSync(path, 'utf8')) as ModelConfig;
   } catch (cause) {
-    throw new AloraError('model', 'MODEL_CONFIG', 'config.json of the model is not JSON', {
+    throw new AloraError('model', 'MODEL_CONFIG_BROKEN', 'config.json of the model is not valid JSON', {
       where: path,
+      got: cause instanceof Error ? cause.message : String(cause),
+      fix: 'Download the model again.',
       cause,
     });
   }
@@ -144,7 +146,7 @@ function refuseOutput(root: string, out: string): void {
   const within = relative(root, path);
   const inside = within === '' || !(within.startsWith('..') || resolve(within) === within);
   const refuse = (message: string) =>
-    new AloraError('storage', 'STORAGE_EXISTS', message, {
+    new AloraError('storage', 'OUTPUT_EXISTS', message, {
       where: out,
       fix: 'Choose a new folder for the merged model.',
     });

@@ -150,7 +150,7 @@ export function checkShape(file: string, module: LinearModule, width: number, ou
 }
 
 function mismatch(file: string, module: string, model: string, adapter: string): AloraError {
-  return new AloraError('model', 'MODEL_ADAPTER_SHAPE', 'The adapter does not fit the model', {
+  return new AloraError('model', 'ADAPTER_MISMATCH', 'The adapter does not fit the model', {
     where: `${file}, ${module}`,
     got: `${adapter} in the adapter, ${model} in the model`,
     fix: 'Give the model that the adapter was trained on.',

@@ -1,5 +1,6 @@
 import { join } from 'node:path';
 import type { Locate } from '../config/problems.ts';
+import { assign } from '../config/read.ts';
 import { resolveRunConfig } from '../config/resolve.ts';
 import { exclusiveKeys, type RunConfig } from '../config/schema.ts';
 import type { CompareFile, StrategyEntry } from './file.ts';
@@ -119,22 +120,4 @@ function locateIn(file: CompareFile, method: number, values: Point): Locate {
       return file.locate(['strategies', method, ...path.slice(1)], atKey);
     return file.locate(path, atKey);
   };
-}
-
-/** Sets a path of plain sections; undefined removes it. */
-function assign(target: Record<string, unknown>, keys: readonly string[], value: unknown): void {
-  const [key, ...rest] = keys as [string, ...string[]];
-  if (rest.length === 0) {
-    if (value === undefined) delete target[key];
-    else target[key] = value;
-    return;
-  }
-  const child = target[key];
-  if (child === undefined && value === undefined) return;
-  const section =
-    typeof child === 'object' && child !== null && !Array.isArray(child)
-      ? (child as Record<string, unknown>)
-      : {};
-  target[key] = section;
-  assign(section, rest, value);
 }

@@ -230,7 +230,8 @@ function rejectUnknown(keys: readonly string[], schema: JsonSchema, where: strin
   }
 }
 
-function assign(target: Record<string, unknown>, keys: readonly string[], value: unknown): void {
+/** Sets a path of plain sections, copying those it goes through; undefined removes the key. */
+export function assign(target: Record<string, unknown>, keys: readonly string[], value: unknown): void {
   const [key, ...rest] = keys as [string, ...string[]];
   if (rest.length === 0) {
     if (value === undefined) delete target[key];

@@ -38,7 +38,7 @@ export function findTask(name: string): Task {
   const task = Object.hasOwn(tasks, name) ? tasks[name] : undefined;
   if (task) return task;
   const names = Object.keys(tasks);
-  throw new AloraError('config', 'TASK_UNKNOWN', `there is no task "${name}"`, {
+  throw new AloraError('config', 'CONFIG_UNKNOWN_TASK', `unknown task "${name}"`, {
     where: 'data.task',
     got: name,
     allowed: names,

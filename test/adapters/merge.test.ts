@@ -203,7 +203,7 @@ describe('mergeAdapter refuses', () => {
     for (const out of [full, join(full, 'keep.txt'), 'fixtures/models/llama', 'fixtures/models/llama/merged'])
       expect(refusal(() => mergeAdapter(adapter, 'fixtures/models/llama', out))).toMatchObject({
         kind: 'storage',
-        code: 'STORAGE_EXISTS',
+        code: 'OUTPUT_EXISTS',
         exitCode: 7,
       });
     expect(readdirSync(full)).toEqual(['keep.txt']);
@@ -220,7 +220,7 @@ describe('mergeAdapter refuses', () => {
     const [name, weights] = adapter.modules.entries().next().value as [string, LowRankWeights];
     const wide = { ...weights, in: weights.in + 1, A: new Float32Array(weights.rank * (weights.in + 1)) };
     const other = { ...adapter, modules: new Map([...adapter.modules, [name, wide]]) };
-    expect(refusal(() => mergeAdapter(other, 'fixtures/models/llama', out)).code).toBe('MODEL_ADAPTER_SHAPE');
+    expect(refusal(() => mergeAdapter(other, 'fixtures/models/llama', out)).code).toBe('ADAPTER_MISMATCH');
     expect(existsSync(out)).toBe(false);
   });
 

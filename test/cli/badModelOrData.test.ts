@@ -126,7 +126,7 @@ const refusals: readonly Refusal[] = [
     'merging into a folder that is there',
     'merge whole --model model --out taken',
     7,
-    'STORAGE_EXISTS',
+    'OUTPUT_EXISTS',
     'taken',
   ],
   [

@@ -87,7 +87,7 @@ describe('the registry', () => {
     expect(() => findTask('promt')).toThrow(
       expect.objectContaining({
         kind: 'config',
-        code: 'TASK_UNKNOWN',
+        code: 'CONFIG_UNKNOWN_TASK',
         details: expect.objectContaining({ didYouMean: 'prompt', where: 'data.task' }),
       }),
     );

@@ -133,7 +133,7 @@ describe('loadData', () => {
       [{ train, dev: 0.5, test: 0.5 }, 'data', 'SHARE_TOO_LARGE'],
       [{ train: jsonl('empty.jsonl', []) }, 'data', 'DATA_EMPTY'],
       [{ train: join(folder, 'none.jsonl') }, 'data', 'DATA_FILE_MISSING'],
-      [{ train, task: 'txt' }, 'config', 'TASK_UNKNOWN'],
+      [{ train, task: 'txt' }, 'config', 'CONFIG_UNKNOWN_TASK'],
       [{ train, task: 'prompt' }, 'data', 'DATA_MISSING_FIELD'],
     ];
     for (const [options, kind, code] of cases)

@@ -6,7 +6,7 @@ import type { Lowering, Site } from './lowering.ts';
  * The masks of ONNX Runtime's attention operators as additive biases. Lengths [B] (keys before the length), a mask
  * [B, T] or [B, S, T] with 0 for hidden keys; hidden scores get `mask_filter_value` added.
  */
-export function keyMask(at: Site, mask: Value, key: Value): Value {
+function keyMask(at: Site, mask: Value, key: Value): Value {
   const filter = at.node.float('mask_filter_value', -10000);
   const shape = at.shape(mask);
   switch (shape.length) {
@@ -32,13 +32,24 @@ export const multiHeadAttention: Lowering = (node, at) => {
   at.noCache(7, 2);
   at.unread(3, 'qk');
   const [query, key, value] = threeHeads(at, heads);
+  const output = maskedAttention(at, query, key, value, { mask: node.inputs[4], bias: node.inputs[5] });
+  return [output, key, value].slice(0, node.outputs.length);
+};
+
+/**
+ * Attention of [B, H, S, D] queries to [B, H, T, D] keys and [B, H, T, Dv] values under the node's attributes
+ * (scale, unidirectional, mask_filter_value): [B, S, H*Dv].
+ */
+export function maskedAttention(
+  at: Site,
+  query: Value,
+  key: Value,
+  value: Value,
+  { mask, bias }: { readonly mask?: Value | null; readonly bias?: Value | null },
+): Value {
+  const { node } = at;
+  const heads = node.int('num_heads', 0);
   const [size, valueSize] = [at.known(query, -1), at.known(value, -1)];
-  const biases = [
-    ...(node.inputs[4] ? [keyMask(at, node.inputs[4], key)] : []),
-    ...(node.inputs[5] ? [node.inputs[5]] : []),
-    ...(node.int('unidirectional', 0) !== 0 ? [causalBias(at, query, key)] : []),
-  ];
-  const scale = node.float('scale', 0) || 1 / Math.sqrt(size);
   const output = scaledDotProduct(at, {
     query,
     key,
@@ -46,11 +57,15 @@ export const multiHeadAttention: Lowering = (node, at) => {
     heads,
     keyHeads: heads,
     valueSize,
-    scale,
-    biases,
+    scale: node.float('scale', 0) || 1 / Math.sqrt(size),
+    biases: [
+      ...(mask ? [keyMask(at, mask, key)] : []),
+      ...(bias ? [bias] : []),
+      ...(node.int('unidirectional', 0) !== 0 ? [causalBias(at, query, key)] : []),
+    ],
   });
-  return [fromHeads(at, output, heads * valueSize), key, value].slice(0, node.outputs.length);
-};
+  return fromHeads(at, output, heads * valueSize);
+}
 
 /** Query, key and value as [B, H, length, size], their biases added. */
 function threeHeads(at: Site, heads: number): [Value, Value, Value] {

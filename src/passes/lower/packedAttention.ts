@@ -1,7 +1,7 @@
 import type { Value } from '../../onnx/graph.ts';
-import { causalBias, fromHeads, scaledDotProduct, toHeads } from './attentionCore.ts';
+import { toHeads } from './attentionCore.ts';
 import type { Lowering } from './lowering.ts';
-import { keyMask } from './multiHeadAttention.ts';
+import { maskedAttention } from './multiHeadAttention.ts';
 
 /**
  * com.microsoft Attention without a cache: x [B, S, in], weight [in, q | k | v] and bias of the three projections
@@ -19,27 +19,7 @@ export const packedAttention: Lowering = (node, at) => {
   const [query, key, value] = at
     .split(projected, widths, 2)
     .map((part, i) => toHeads(at, part, heads, widths[i]! / heads)) as [Value, Value, Value];
-  const size = widths[0]! / heads;
-  const biases = [
-    ...(node.inputs[3] ? [keyMask(at, node.inputs[3], key)] : []),
-    ...(node.inputs[5] ? [node.inputs[5]] : []),
-    ...(node.int('unidirectional', 0) !== 0 ? [causalBias(at, query, key)] : []),
-  ];
-  const scale = node.float('scale', 0) || 1 / Math.sqrt(size);
-  const valueSize = widths[2]! / heads;
-  const output = scaledDotProduct(at, {
-    query,
-    key,
-    value,
-    heads,
-    keyHeads: heads,
-    valueSize,
-    scale,
-    biases,
-  });
+  const output = maskedAttention(at, query, key, value, { mask: node.inputs[3], bias: node.inputs[5] });
   const present = () => at.op('Concat', [at.unsqueeze(key, [0]), at.unsqueeze(value, [0])], { axis: 0 });
-  return [fromHeads(at, output, widths[2]!), node.outputs[1] ? present() : null].slice(
-    0,
-    node.outputs.length,
-  );
+  return [output, node.outputs[1] ? present() : null].slice(0, node.outputs.length);
 };
