@@ -5,7 +5,8 @@ import { gpt2Config, writeGpt2 } from './models/gpt2.ts';
 import { llamaConfig, writeLlama } from './models/llama.ts';
 
 /** Which positions of a row are labelled: all, the last 16 (an answer after an instruction), or one class a row. */
-export type Labelling = 'all' | 'instruction' | 'classification';
+export const labellings = ['all', 'instruction', 'classification'] as const;
+export type Labelling = (typeof labellings)[number];
 
 export interface BenchModel {
   readonly title: string;
@@ -47,9 +48,40 @@ export const models: Readonly<Record<string, BenchModel>> = {
 /** Rows and positions of a batch, rank of the adapters, labelled positions of an instruction row. */
 export const shape = { batch: 4, length: 128, rank: 8, answer: 16 } as const;
 
+/** What one process trains, ours or a peer's; passed to it as JSON on standard input. */
+export interface StepCase {
+  /** Of the model. */
+  readonly folder: string;
+  readonly vocabulary: number;
+  readonly targets: readonly string[];
+  readonly modulesToSave: readonly string[];
+  readonly labelling: Labelling;
+  readonly batch: number;
+  readonly length: number;
+  readonly rank: number;
+  readonly answer: number;
+  /** Measured steps, after one that warms up. */
+  readonly steps: number;
+  /** 0: one a core. */
+  readonly threads: number;
+}
+
+export function stepCase(
+  name: string,
+  labelling: Labelling,
+  run: Pick<StepCase, 'steps' | 'threads'>,
+): StepCase {
+  const { vocabulary, targets, modulesToSave } = models[name]!;
+  return { folder: modelFolder(name), vocabulary, targets, modulesToSave, labelling, ...shape, ...run };
+}
+
 /** The folder of a model, written at its first use. */
 export function modelFolder(name: string): string {
+  return writtenOnce(name, models[name]!.write);
+}
+
+export function writtenOnce(name: string, write: (folder: string) => void): string {
   const folder = join('.models', name);
-  if (!existsSync(join(folder, 'config.json'))) models[name]!.write(folder);
+  if (!existsSync(join(folder, 'config.json'))) write(folder);
   return folder;
 }

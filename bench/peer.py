@@ -1,4 +1,4 @@
-"""One step of PyTorch + PEFT: peer.py <variant> <steps>, the case as JSON on standard input. Prints one line of JSON.
+"""Steps of PyTorch + PEFT: peer.py <variant>, the case as JSON on standard input. Prints one line of JSON.
 
 Variants: eager, sdpa (float32, by attention), compile (float32, torch.compile), bf16-weights, bf16-autocast.
 """
@@ -9,12 +9,23 @@ import resource
 import sys
 import time
 
+import peft
 import torch
 import transformers
 from peft import LoraConfig, TaskType, get_peft_model
 
-variant, steps = sys.argv[1], int(sys.argv[2])
+
+
+def in_one_line(kind, error, _trace):
+    """What the table can show; a failed torch.compile alone prints pages."""
+    first = next((line for line in str(error).splitlines() if line.strip()), "")
+    print(f"{kind.__name__}: {first.strip()}", file=sys.stderr)
+
+
+sys.excepthook = in_one_line
+variant = sys.argv[1]
 case = json.load(sys.stdin)
+steps = case["steps"]
 if case["threads"]:
     torch.set_num_threads(case["threads"])
 torch.manual_seed(0)
@@ -75,7 +86,12 @@ print(
             "cpu": cpu[1:],
             "peak": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024,
             "loss": loss.item(),
-            "versions": {"torch": torch.__version__, "transformers": transformers.__version__},
+            "versions": {
+                "python": sys.version.split()[0],
+                "torch": torch.__version__,
+                "transformers": transformers.__version__,
+                "peft": peft.__version__,
+            },
         }
     )
 )

@@ -1,0 +1,116 @@
+import { parseArgs } from 'node:util';
+import { type Labelling, labellings, models, shape } from './cases.ts';
+import { type Variant, variants } from './processes.ts';
+
+/** Ratios that the guard compares with, in the repository. */
+const storedRatios = 'bench/ratios.json';
+
+export interface BenchOptions {
+  readonly tables: readonly string[];
+  readonly models: readonly string[];
+  readonly labellings: readonly Labelling[];
+  readonly peers: readonly Variant[];
+  /** Processes of each configuration. */
+  readonly repeat: number;
+  /** Measured steps of a process. */
+  readonly steps: number;
+  /** 0: one a core. */
+  readonly threads: number;
+  /** Files with ratios to compare with, and to write them to. */
+  readonly check?: string;
+  readonly store?: string;
+  readonly json: boolean;
+  readonly out?: string;
+}
+
+const help = (tables: readonly string[]) => `npm run bench -- [options]
+
+step:     a training step (LoRA, rank ${shape.rank}, batch ${shape.batch} x ${shape.length}, AdamW) of onnx-alora and of
+          PyTorch + PEFT by turns, each in a process of its own: time and peak memory, medians with their range
+
+Models have real shapes and random weights.
+
+  --tables <names>   ${tables.join(',')} (default step)
+  --models <names>   ${Object.keys(models).join(',')} (default gpt2)
+  --cases <names>    ${labellings.join(',')} (default: those of the model)
+  --peers <names>    ${variants.join(',')}, or none (default eager,bf16-weights)
+  --repeat <n>       processes of each configuration (default 2)
+  --steps <n>        measured steps of a process (default 3)
+  --threads <n>      0: one a core (default 0)
+  --check [file]     exit with 1 where a ratio has fallen by more than 15 % below the stored one (${storedRatios})
+  --store [file]     store the ratios of this run for --check (${storedRatios})
+  --json             print the results as JSON instead of tables
+  --out <file>       write them to a file, and figures as SVG beside it`;
+
+/** The options of the command line; ends the process for --help, and with 2 where one is wrong. */
+export function readOptions(tables: readonly string[]): BenchOptions {
+  // An option whose value may be left out, which parseArgs does not know.
+  const given = process.argv
+    .slice(2)
+    .map((word, i, all) =>
+      /^--(check|store)$/.test(word) && (all[i + 1] ?? '--').startsWith('--')
+        ? `${word}=${storedRatios}`
+        : word,
+    );
+  const parse = () =>
+    parseArgs({
+      args: given,
+      options: {
+        tables: { type: 'string', default: 'step' },
+        models: { type: 'string', default: 'gpt2' },
+        cases: { type: 'string', default: labellings.join(',') },
+        peers: { type: 'string', default: 'eager,bf16-weights' },
+        repeat: { type: 'string', default: '2' },
+        steps: { type: 'string', default: '3' },
+        threads: { type: 'string', default: '0' },
+        check: { type: 'string' },
+        store: { type: 'string' },
+        json: { type: 'boolean', default: false },
+        out: { type: 'string' },
+        help: { type: 'boolean', default: false },
+      },
+    }).values;
+  let options: ReturnType<typeof parse>;
+  try {
+    options = parse();
+  } catch (error) {
+    return refuse(error instanceof Error ? error.message : String(error));
+  }
+  if (options.help) {
+    console.log(help(tables));
+    process.exit(0);
+  }
+  return {
+    tables: words('tables', options.tables, tables),
+    models: words('models', options.models, Object.keys(models)),
+    labellings: words('cases', options.cases, labellings),
+    peers: options.peers === 'none' ? [] : words('peers', options.peers, variants),
+    repeat: whole('repeat', options.repeat, 1),
+    steps: whole('steps', options.steps, 1),
+    threads: whole('threads', options.threads, 0),
+    check: options.check,
+    store: options.store,
+    json: options.json,
+    out: options.out,
+  };
+}
+
+/** Words of a list, each of which must be known. */
+function words<T extends string>(option: string, list: string, known: readonly T[]): T[] {
+  const given = list.split(',').filter(Boolean);
+  const wrong = given.find((word) => !known.includes(word as T));
+  if (wrong) refuse(`--${option}: '${wrong}' is none of ${known.join(', ')}`);
+  return given as T[];
+}
+
+function whole(option: string, text: string, least: number): number {
+  const value = Number(text);
+  return Number.isInteger(value) && value >= least
+    ? value
+    : refuse(`--${option}: '${text}' is not a whole number from ${least} on`);
+}
+
+function refuse(message: string): never {
+  console.error(message);
+  process.exit(2);
+}
