@@ -41,7 +41,7 @@ export async function exportServing({
     purpose: 'generation',
   });
   const model = readModel(directory.file);
-  const sites = makeAdapterReady(model, directory.config, source.targets);
+  const sites = makeAdapterReady([model], directory.config, source.targets);
   // Refusals come before anything is written.
   const fitted = adapters.map((folder) => ({ folder, adapter: fitAdapter(readPeft(folder), sites) }));
   mkdirSync(out, { recursive: true });

@@ -1,13 +1,11 @@
-import { existsSync, readFileSync } from 'node:fs';
-import { join } from 'node:path';
 import { localModel } from '../runtime/hub.ts';
 import { findModel } from '../runtime/modelDirectory.ts';
 import type { RuntimeOptions } from '../runtime/session.ts';
-import { endTokens, generateText } from '../runtime/textGeneration.ts';
+import { generateText } from '../runtime/textGeneration.ts';
 import { openWorkspace } from '../runtime/workspace.ts';
 import { loadTokenizer } from '../tasks/tokenizer.ts';
 import { contextOf } from '../training/data.ts';
-import { openDecoder } from './openDecoder.ts';
+import { endsOf, openDecoder } from '../training/openDecoder.ts';
 
 export interface GenerateOptions extends Partial<RuntimeOptions> {
   /** Model directory (base or merged), or an .onnx file. */
@@ -56,7 +54,7 @@ export async function generateFrom(options: GenerateOptions): Promise<GenerateRe
     const { temperature = 1, topK, topP, seed } = options;
     const generation = await generateText(decoder, prompt, {
       maxNewTokens: options.maxNewTokens ?? 64,
-      endTokens: endsOf(directory.folder, directory.config, tokenizer.eosId),
+      endTokens: endsOf(directory, tokenizer.eosId),
       sampling: sampled ? { temperature, topK, topP, seed } : undefined,
       beams: options.beams !== undefined && options.beams > 1 ? { beams: options.beams } : undefined,
       repetitionPenalty: options.repetitionPenalty,
@@ -83,18 +81,4 @@ export async function generateFrom(options: GenerateOptions): Promise<GenerateRe
   } finally {
     workspace.close();
   }
-}
-
-/** End tokens of generation_config.json, config.json, or the tokenizer, in this order. */
-export function endsOf(
-  folder: string,
-  config: Readonly<Record<string, unknown>>,
-  eosId: number | undefined,
-): number[] {
-  const path = join(folder, 'generation_config.json');
-  const generation = existsSync(path)
-    ? (JSON.parse(readFileSync(path, 'utf8')) as Record<string, unknown>)
-    : {};
-  const ends = endTokens(generation, config);
-  return ends.length > 0 || eosId === undefined ? ends : [eosId];
 }

@@ -4,10 +4,16 @@ import type { TargetModule } from '../adapters/module.ts';
 import { readPeft } from '../adapters/peft.ts';
 import { AloraError } from '../errors.ts';
 import { readModel } from '../onnx/decode.ts';
+import type { Model } from '../onnx/graph.ts';
+import { emptyCache as emptyPast } from '../passes/emptyCache.ts';
+import { readsEncoder } from '../passes/joinEncoder.ts';
+import { encoderFile } from '../runtime/backbone.ts';
 import { type Decoder, emptyCache, sessionDecoder } from '../runtime/decoder.ts';
+import { sessionEncoder } from '../runtime/encoderDecoder.ts';
 import { Feeder } from '../runtime/feeds.ts';
 import { localModel } from '../runtime/hub.ts';
-import { findModel } from '../runtime/modelDirectory.ts';
+import { findModel, generationConfig } from '../runtime/modelDirectory.ts';
+import { seq2SeqTokens } from '../runtime/seq2seq.ts';
 import { type Feeds, openSession, runSession } from '../runtime/session.ts';
 import { type GenerationOptions, generateRows, generateText } from '../runtime/textGeneration.ts';
 import { openWorkspace, type Workspace } from '../runtime/workspace.ts';
@@ -15,8 +21,9 @@ import { collate } from '../tasks/collate.ts';
 import type { Example } from '../tasks/task.ts';
 import { loadTokenizer, type Tokenizer } from '../tasks/tokenizer.ts';
 import { contextOf } from '../training/data.ts';
+import { endsOf } from '../training/openDecoder.ts';
 import { classLogits, classNames, type OutputRow, type Pooling, softmax } from './classes.ts';
-import { endsOf, type GenerateResult } from './generate.ts';
+import type { GenerateResult } from './generate.ts';
 import type {
   AdapterChoice,
   Classification,
@@ -41,18 +48,32 @@ export async function loadModel(path: string, options: LoadModelOptions = {}): P
   });
   const tokenizer = await loadTokenizer(directory.folder);
   const model = readModel(directory.file);
-  const sites = makeAdapterReady(model, directory.config, options.targets ?? 'all-linear');
+  const encoder = readsEncoder(model) ? readModel(encoderFile(directory)) : undefined;
+  // The branch with a cache would ask for keys and values of the encoder's output, which only the other one makes.
+  if (encoder) emptyPast(model);
+  const sites = makeAdapterReady(
+    encoder ? [model, encoder] : [model],
+    directory.config,
+    options.targets ?? 'all-linear',
+  );
   const workspace = openWorkspace();
   try {
-    workspace.shareWeights(model.graph);
     const runtime = { device: options.device ?? 'cpu', threads: options.threads ?? 0 } as const;
-    const session = await openSession(workspace.write('serving', model), runtime);
+    const open = (name: string, half: Model) => {
+      workspace.shareWeights(half.graph);
+      return openSession(workspace.write(name, half), runtime);
+    };
+    const session = await open('serving', model);
     const given = [
       ...sites.flatMap(({ a, b, bias }) => (bias === undefined ? [a, b] : [a, b, bias])),
-      ...model.graph.inputs.map(({ name }) => name).filter((name) => cacheInput.test(name)),
+      ...model.graph.inputs
+        .map(({ name }) => name)
+        .filter((name) => cacheInput.test(name) || encoderInput.test(name)),
     ];
     const feeder = new Feeder(model.graph, { slots: [] }, given);
-    return new Served(directory, tokenizer, workspace, session, sites, feeder, options.pooling ?? 'mean');
+    const pooling = options.pooling ?? 'mean';
+    const half = encoder && (await open('encoder', encoder));
+    return new Served(directory, tokenizer, workspace, session, sites, feeder, pooling, half);
   } catch (error) {
     workspace.close();
     throw error;
@@ -60,6 +81,7 @@ export async function loadModel(path: string, options: LoadModelOptions = {}): P
 }
 
 const cacheInput = /^past_key_values\.|^use_cache_branch$/;
+const encoderInput = /^encoder_/;
 
 class Served implements ServedModel {
   private readonly known = new Map<string, ServedAdapter>();
@@ -78,6 +100,8 @@ class Served implements ServedModel {
     private readonly sites: readonly AdapterSite[],
     private readonly feeder: Feeder,
     private readonly pooling: Pooling,
+    /** Of an encoder-decoder; `session` is then its decoder. */
+    private readonly encoder: ort.InferenceSession | undefined,
   ) {
     this.base = noAdapter(sites);
     this.current = this.base;
@@ -128,13 +152,13 @@ class Served implements ServedModel {
     rows: readonly (readonly number[])[],
     { temperature = 0, topK, topP, seed, beams = 1, onText, ...options }: RequestGenerateOptions,
   ): Promise<Omit<GenerateResult, 'prompt'>[]> {
-    const { folder, config } = this.directory;
+    const { config } = this.directory;
     const skipSpecial = (tokens: readonly number[]) => this.tokenizer.decode(tokens, { skipSpecial: true });
     const written: number[] = [];
     let shown = '';
     const settings: GenerationOptions = {
       maxNewTokens: options.maxNewTokens ?? 64,
-      endTokens: endsOf(folder, config, this.tokenizer.eosId),
+      endTokens: endsOf(this.directory, this.tokenizer.eosId),
       sampling: temperature > 0 ? { temperature, topK, topP, seed } : undefined,
       beams: beams > 1 ? { beams } : undefined,
       repetitionPenalty: options.repetitionPenalty,
@@ -196,10 +220,18 @@ class Served implements ServedModel {
 
   async close(): Promise<void> {
     await this.session.release();
+    await this.encoder?.release();
     this.workspace.close();
   }
 
   private async run(inputs: readonly ModelInput[], { adapter }: RequestOptions): Promise<OutputRow[]> {
+    if (this.encoder)
+      throw new AloraError('model', 'MODEL_NOT_CLASSIFIER', 'An encoder-decoder answers with text', {
+        where: this.directory.file,
+        got: 'a request for logits or classes',
+        allowed: 'generate',
+        fix: 'Use generate.',
+      });
     const adapters = this.adaptersOf(adapter, inputs.length);
     const examples = inputs.map((input) => this.example(input));
     const rows: OutputRow[] = [];
@@ -262,7 +294,14 @@ class Served implements ServedModel {
   }
 
   private decoder(adapters: readonly ServedAdapter[]): Decoder {
-    return sessionDecoder(this.session, this.feeds(adapters));
+    const feeds = this.feeds(adapters);
+    const { encoder } = this;
+    if (!encoder) return sessionDecoder(this.session, feeds);
+    const { config, folder } = this.directory;
+    const tokens = seq2SeqTokens(config, generationConfig(folder));
+    // Sites of both halves have their feeds together.
+    const side = sessionEncoder(encoder, tokens, inputsOf(encoder, feeds));
+    return sessionDecoder(this.session, inputsOf(this.session, feeds), side);
   }
 
   private feeds(adapters: readonly ServedAdapter[]): Feeds {
@@ -314,6 +353,10 @@ class Served implements ServedModel {
       fix: 'Use classify or logits.',
     });
   }
+}
+
+function inputsOf({ inputNames }: ort.InferenceSession, feeds: Feeds): Feeds {
+  return Object.fromEntries(Object.entries(feeds).filter(([name]) => inputNames.includes(name)));
 }
 
 /** Outputs that a request may read, in order of preference. */

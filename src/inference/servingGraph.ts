@@ -29,22 +29,31 @@ export type SiteTargets = 'all-linear' | readonly string[];
 /**
  * Makes an inference model adapter-ready, in place: beside each target the branch x A B, its factors graph inputs.
  * Operators, cache and outputs stay as exported. A rank of 0 switches a layer's branch off. Heads are always sites,
- * so that an adapter can bring its own (modules_to_save).
+ * so that an adapter can bring its own (modules_to_save). `models`: one graph, or both of an encoder-decoder.
  */
-export function makeAdapterReady(model: Model, config: ModelConfig, targets: SiteTargets): AdapterSite[] {
-  // Branches would hide the layers; factors are float32.
-  takeCacheBranch(model);
-  widen(model);
-  inferTypes(model);
-  const linear = findLinearModules(model, config);
-  const chosen = new Set(selectTargets(linear, targets).map(({ name }) => name));
-  const builder = new Builder(model.graph, '/adapters');
-  const shapes = new BatchShapes(builder);
-  const sites = linear
-    .filter((module) => chosen.has(module.name) || module.role === 'head')
-    .map((module) => addSite(builder, shapes, module));
-  inferTypes(model);
-  return sites;
+export function makeAdapterReady(
+  models: readonly Model[],
+  config: ModelConfig,
+  targets: SiteTargets,
+): AdapterSite[] {
+  const graphs = models.map((model) => {
+    // Branches would hide the layers; factors are float32.
+    takeCacheBranch(model);
+    widen(model);
+    inferTypes(model);
+    return { model, linear: findLinearModules(model, config) };
+  });
+  const all = graphs.flatMap(({ linear }) => linear);
+  const chosen = new Set(selectTargets(all, targets).map(({ name }) => name));
+  return graphs.flatMap(({ model, linear }) => {
+    const builder = new Builder(model.graph, '/adapters');
+    const shapes = new BatchShapes(builder);
+    const sites = linear
+      .filter((module) => chosen.has(module.name) || module.role === 'head')
+      .map((module) => addSite(builder, shapes, module));
+    inferTypes(model);
+    return sites;
+  });
 }
 
 function addSite(builder: Builder, shapes: BatchShapes, module: LinearModule): AdapterSite {

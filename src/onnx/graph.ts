@@ -193,16 +193,17 @@ export class Graph {
 
   /** Makes every user of `old` (graph outputs and subgraphs included) read `replacement` instead. */
   replaceUses(old: Value, replacement: Value, except: ReadonlySet<Node> = new Set()): void {
-    for (const user of [...old.users]) {
-      if (except.has(user)) continue;
+    const users = [...old.users].filter((user) => !except.has(user));
+    for (const user of users) {
       user.inputs.forEach((value, i) => {
         if (value === old) user.setInput(i, replacement);
       });
+      // Nodes within a subgraph are users themselves; what is left is a result that passes the value on.
       for (const graph of user.subgraphs())
-        if (graph.captures().has(old)) {
-          graph.replaceUses(old, replacement);
-          replacement.users.add(user);
-        }
+        graph.outputs = graph.outputs.map((value) => (value === old ? replacement : value));
+    }
+    for (const user of users) {
+      if (user.reads(replacement)) replacement.users.add(user);
       if (!user.reads(old)) old.users.delete(user);
     }
     this.outputs = this.outputs.map((value) => (value === old ? replacement : value));

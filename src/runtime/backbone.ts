@@ -8,8 +8,8 @@ import { readModel } from '../onnx/decode.ts';
 import type { Model, Value } from '../onnx/graph.ts';
 import { prepareForTraining } from '../passes/index.ts';
 import { joinEncoder, readsEncoder } from '../passes/joinEncoder.ts';
-import type { ModelDirectory } from './modelDirectory.ts';
-import type { Seq2SeqTokens } from './seq2seq.ts';
+import { generationConfig, type ModelDirectory } from './modelDirectory.ts';
+import { type Seq2SeqTokens, seq2SeqTokens } from './seq2seq.ts';
 import type { Workspace } from './workspace.ts';
 
 /** What the model predicts: tokens at each position, a class for each row, or nothing yet (an encoder). */
@@ -81,7 +81,17 @@ function parametersOf({ graph }: Model): number {
 }
 
 /** Joins the encoder's file, which transformers.js keeps beside the decoder's. Errors: MODEL_NO_ENCODER. */
-function withEncoder(model: Model, { file, folder, config }: ModelDirectory): Seq2SeqTokens {
+function withEncoder(model: Model, directory: ModelDirectory): Seq2SeqTokens {
+  const { config } = directory;
+  const encoder = readModel(encoderFile(directory));
+  for (const { name, uses } of findLinearModules(encoder, config))
+    for (const { node } of uses) node.metadata = new Map([...node.metadata, [moduleName, name]]);
+  joinEncoder(model, encoder);
+  return seq2SeqTokens(config, generationConfig(directory.folder));
+}
+
+/** Path of the encoder's file beside a decoder's. Errors: MODEL_NO_ENCODER. */
+export function encoderFile({ file, folder }: ModelDirectory): string {
   const name = basename(file).replace(/^decoder(_with_past)?(_model)?(_merged)?/, 'encoder_model');
   const path = join(dirname(file), name);
   if (name === basename(file) || !existsSync(path))
@@ -96,15 +106,7 @@ function withEncoder(model: Model, { file, folder, config }: ModelDirectory): Se
         fix: 'Keep both files of the export together: encoder_model.onnx and decoder_model.onnx, or both with the same ending.',
       },
     );
-  const encoder = readModel(path);
-  for (const { name, uses } of findLinearModules(encoder, config))
-    for (const { node } of uses) node.metadata = new Map([...node.metadata, [moduleName, name]]);
-  joinEncoder(model, encoder);
-  const id = (key: string) => (typeof config[key] === 'number' ? (config[key] as number) : undefined);
-  return {
-    startId: id('decoder_start_token_id') ?? id('bos_token_id') ?? id('pad_token_id') ?? 0,
-    eosId: id('eos_token_id') ?? 1,
-  };
+  return path;
 }
 
 function chooseOutput(model: Model, directory: ModelDirectory): Value {

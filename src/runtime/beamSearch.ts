@@ -40,13 +40,14 @@ export async function beamSearch(
   { beams, lengthPenalty = 1, earlyStopping = false }: BeamOptions,
   run: BeamRun,
 ): Promise<Hypothesis> {
+  const before = decoder.begins ?? prompt;
   const kept = Math.max(2, 1 + run.ends.size) * beams;
   let running: readonly Hypothesis[] = [{ tokens: [], score: 0 }];
   let finished: Hypothesis[] = [];
   let logits = await decoder.start([prompt]);
   for (let length = 1; ; length++) {
     const rows = running.map(({ tokens, score }, row) => ({
-      scores: scored(logits[row]!, [...prompt, ...tokens], run.repetitionPenalty),
+      scores: scored(logits[row]!, [...before, ...tokens], run.repetitionPenalty),
       score,
     }));
     const candidates = best(rows, kept).map(({ parent, token, score }): Candidate => {

@@ -4,6 +4,11 @@ import { float16ToFloat32 } from '../onnx/half.ts';
 
 /** A language model that is asked for one token after another, several rows of equal length at once. */
 export interface Decoder {
+  /**
+   * Of an encoder-decoder: the tokens that its own rows begin with. Prompts are then read by the encoder and are no
+   * part of the rows.
+   */
+  readonly begins?: readonly number[];
   /** Begins anew with these rows of token ids; gives the logits of each row's next token, [rows][vocabulary]. */
   start(rows: readonly (readonly number[])[]): Promise<Float32Array[]>;
   /** Row i becomes former row `parents[i]` with `tokens[i]` behind it: rows may be dropped, kept and repeated. */
@@ -12,6 +17,14 @@ export interface Decoder {
 
 type Feeds = Record<string, ort.Tensor>;
 
+/** What an encoder-decoder's decoder needs beside its own tokens. */
+export interface EncoderSide {
+  /** decoder_start_token_id, and what is forced behind it. */
+  readonly begins: readonly number[];
+  /** Inputs of the decoder (encoder_hidden_states, encoder_attention_mask), of one row for each prompt. */
+  encode(prompts: readonly (readonly number[])[]): Promise<Feeds>;
+}
+
 /**
  * A decoder over an ONNX Runtime session. A graph with past_key_values inputs runs one position a token (the
  * past is empty at the start; `use_cache_branch` tells older merged files which branch to take); any other
@@ -19,38 +32,51 @@ type Feeds = Record<string, ort.Tensor>;
  * change between `start` and the last `next`. Errors: MODEL_INPUT for an input that nothing can fill,
  * MODEL_RUN with the runtime's words.
  */
-export function sessionDecoder(session: ort.InferenceSession, constants: Readonly<Feeds> = {}): Decoder {
+export function sessionDecoder(
+  session: ort.InferenceSession,
+  constants: Readonly<Feeds> = {},
+  encoder?: EncoderSide,
+): Decoder {
   const inputs = session.inputMetadata.flatMap((input) => (input.isTensor ? [input] : []));
   const caches = inputs.filter(({ name }) => name.startsWith('past_key_values.'));
   const logitsName = session.outputNames.find((name) => name === 'logits') ?? session.outputNames[0]!;
   let rows: number[][] = [];
   let past: ort.Tensor[] = [];
+  let encoded: Feeds = {};
 
   const run = async (positions: number): Promise<Float32Array[]> => {
     const length = rows[0]!.length;
+    const from = length - positions;
     const feeds: Feeds = { ...constants };
     for (const input of inputs) {
       if (input.name in constants || caches.includes(input)) continue;
-      feeds[input.name] = inputTensor(input, rows, length - positions);
+      feeds[input.name] = encoded[input.name] ?? inputTensor(input, rows, from);
     }
     caches.forEach((cache, i) => {
       feeds[cache.name] = past[i]!;
     });
-    const outputs = await runOrExplain(session, feeds, [logitsName, ...caches.map(presentName)]);
-    past = caches.map((cache) => outputs[presentName(cache)]!);
+    // Keys and values of the encoder's output are given once; merged files give empty ones afterwards.
+    const changing = caches.filter(({ name }) => from === 0 || !name.includes('.encoder.'));
+    const outputs = await runOrExplain(session, feeds, [logitsName, ...changing.map(presentName)]);
+    past = caches.map((cache, i) => (changing.includes(cache) ? outputs[presentName(cache)]! : past[i]!));
     return lastRows(outputs[logitsName]!);
   };
 
   return {
+    begins: encoder?.begins,
     async start(prompts) {
-      rows = prompts.map((prompt) => [...prompt]);
-      if (rows.some((row) => row.length === 0 || row.length !== rows[0]!.length))
+      if (prompts.some((row) => row.length === 0 || row.length !== prompts[0]!.length))
         throw new RangeError('a decoder takes rows of one length, of one token at least');
+      encoded = encoder ? await encoder.encode(prompts) : {};
+      rows = prompts.map((prompt) => [...(encoder?.begins ?? prompt)]);
       past = caches.map((cache) => emptyCache(cache, rows.length));
       return run(rows[0]!.length);
     },
     async next(parents, tokens) {
       past = past.map((cache) => pickRows(cache, parents));
+      encoded = Object.fromEntries(
+        Object.entries(encoded).map(([name, tensor]) => [name, pickRows(tensor, parents)]),
+      );
       rows = parents.map((parent, i) => [...rows[parent]!, tokens[i]!]);
       return run(caches.length > 0 ? 1 : rows[0]!.length);
     },
@@ -62,7 +88,7 @@ type Input = ort.InferenceSession.TensorValueMetadata;
 const presentName = ({ name }: Input) => name.replace('past_key_values', 'present');
 
 /** The rows from position `from` on, in the form that the input wants. Rows have no padding. */
-function inputTensor(input: Input, rows: readonly (readonly number[])[], from: number): ort.Tensor {
+export function inputTensor(input: Input, rows: readonly (readonly number[])[], from: number): ort.Tensor {
   const length = rows[0]!.length;
   const positions = Array.from({ length: length - from }, (_, i) => from + i);
   const each = (value: (row: readonly number[], position: number) => number, at = positions) =>
@@ -73,12 +99,14 @@ function inputTensor(input: Input, rows: readonly (readonly number[])[], from: n
     );
   switch (input.name) {
     case 'input_ids':
+    case 'decoder_input_ids':
       return each((row, position) => row[position]!);
     case 'position_ids':
       return each((_, position) => position);
     case 'token_type_ids':
       return each(() => 0);
     case 'attention_mask':
+    case 'decoder_attention_mask':
       return each(
         () => 1,
         Array.from({ length }, (_, i) => i),

@@ -81,6 +81,12 @@ export function findModel(
   return { folder: root, file: best, config: readConfig(root) };
 }
 
+/** generation_config.json; {} where there is none. */
+export function generationConfig(folder: string): ModelConfig {
+  const path = join(folder, 'generation_config.json');
+  return existsSync(path) ? (JSON.parse(readFileSync(path, 'utf8')) as ModelConfig) : {};
+}
+
 function readConfig(folder: string): ModelConfig {
   const path = join(folder, 'config.json');
   if (!existsSync(path)) return {};

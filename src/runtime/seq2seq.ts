@@ -1,18 +1,39 @@
+import type { ModelConfig } from '../adapters/module.ts';
 import type { TokenBatch } from './feeds.ts';
 
 /** Ids of config.json: what the decoder reads first, and what closes the encoder's input. */
 export interface Seq2SeqTokens {
-  readonly startId: number;
+  /** decoder_start_token_id, and behind it forced_bos_token_id where the model has one (BART). */
+  readonly begins: readonly number[];
   readonly eosId: number;
+}
+
+/** The ids of a model; those of generation_config.json come before those of config.json. */
+export function seq2SeqTokens(config: ModelConfig, generation: ModelConfig = {}): Seq2SeqTokens {
+  const id = (...keys: readonly string[]) =>
+    keys.flatMap((key) => [generation[key], config[key]]).find((value) => typeof value === 'number');
+  const forced = id('forced_bos_token_id');
+  return {
+    begins: [
+      id('decoder_start_token_id', 'bos_token_id', 'pad_token_id') ?? 0,
+      ...(forced === undefined ? [] : [forced]),
+    ],
+    eosId: id('eos_token_id') ?? 1,
+  };
+}
+
+/** A prompt as the encoder reads it: closed by the end token. */
+export function closed<Id extends number | bigint>(ids: readonly Id[], eosId: Id): Id[] {
+  return ids.at(-1) === eosId ? [...ids] : [...ids, eosId];
 }
 
 /**
  * A batch of prompt and completion as an encoder-decoder takes it. Of each row the encoder reads what stands before the
  * first trained place, that place included, closed by the end token as T5's and BART's tokenizers close a text; the
- * decoder reads the start token and the completion but its last token. Rows and targets keep their order: rows count
+ * decoder reads the tokens that it begins with and the completion but its last token. Rows and targets keep their order: rows count
  * places of the decoder, B * decoder.length.
  */
-export function asSeq2Seq(batch: TokenBatch, { startId, eosId }: Seq2SeqTokens): TokenBatch {
+export function asSeq2Seq(batch: TokenBatch, { begins, eosId }: Seq2SeqTokens): TokenBatch {
   const { size, length } = batch;
   const trained = Array.from({ length: size }, (): { at: number; target: bigint }[] => []);
   batch.rows.forEach((row, i) => {
@@ -23,10 +44,10 @@ export function asSeq2Seq(batch: TokenBatch, { startId, eosId }: Seq2SeqTokens):
       .subarray(b * length, (b + 1) * length)
       .reduce((n, bit) => n + Number(bit), 0);
     const ids = [...batch.inputIds.subarray(b * length, b * length + (places[0] ? places[0].at + 1 : real))];
-    return ids.at(-1) === BigInt(eosId) ? ids : [...ids, BigInt(eosId)];
+    return closed(ids, BigInt(eosId));
   });
   const completions = trained.map((places) => [
-    BigInt(startId),
+    ...begins.map(BigInt),
     ...places.slice(0, -1).map(({ target }) => target),
   ]);
   const encoderLength = longest(sources);
@@ -43,7 +64,7 @@ export function asSeq2Seq(batch: TokenBatch, { startId, eosId }: Seq2SeqTokens):
     positionIds: BigInt64Array.from({ length: size * encoderLength }, (_, i) => BigInt(i % encoderLength)),
     decoder: { length: decoderLength, inputIds: padded(completions, decoderLength, BigInt(eosId)) },
     rows: BigInt64Array.from(
-      trained.flatMap((places, b) => places.map((_, i) => BigInt(b * decoderLength + i))),
+      trained.flatMap((places, b) => places.map((_, i) => BigInt(b * decoderLength + begins.length - 1 + i))),
     ),
     targets: batch.targets,
   };

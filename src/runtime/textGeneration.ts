@@ -40,7 +40,8 @@ export async function generateText(
 ): Promise<Generation> {
   const contextLength = options.contextLength ?? Number.POSITIVE_INFINITY;
   checkPrompt(prompt, contextLength);
-  const maxNewTokens = Math.min(options.maxNewTokens, contextLength - prompt.length);
+  const before = decoder.begins ?? prompt;
+  const maxNewTokens = Math.min(options.maxNewTokens, contextLength - before.length);
   const ends = new Set(options.endTokens);
   const stopped = () => options.signal?.aborted ?? false;
   const finishOf = (tokens: readonly number[]) => {
@@ -58,7 +59,7 @@ export async function generateText(
   const tokens: number[] = [];
   let [logits] = await decoder.start([prompt]);
   while (true) {
-    penalise(logits!, [...prompt, ...tokens], repetitionPenalty);
+    penalise(logits!, [...before, ...tokens], repetitionPenalty);
     const token = choose(logits!);
     tokens.push(token);
     options.onToken?.(token);
@@ -79,9 +80,10 @@ export async function generateRows(
 ): Promise<Generation[]> {
   const contextLength = options.contextLength ?? Number.POSITIVE_INFINITY;
   for (const prompt of prompts) checkPrompt(prompt, contextLength);
-  const maxNewTokens = Math.min(options.maxNewTokens, contextLength - (prompts[0]?.length ?? 0));
+  const longest = (decoder.begins ?? prompts[0])?.length ?? 0;
+  const maxNewTokens = Math.min(options.maxNewTokens, contextLength - longest);
   const rows = prompts.map((prompt) => ({
-    prompt,
+    before: decoder.begins ?? prompt,
     tokens: [] as number[],
     finish: 'interrupted' as Generation['finish'],
     open: maxNewTokens > 0,
@@ -93,7 +95,7 @@ export async function generateRows(
   while (rows.some((row) => row.open)) {
     rows.forEach((row, i) => {
       if (!row.open) return;
-      penalise(logits[i]!, [...row.prompt, ...row.tokens], options.repetitionPenalty ?? 1);
+      penalise(logits[i]!, [...row.before, ...row.tokens], options.repetitionPenalty ?? 1);
       const token = row.choose(logits[i]!);
       row.tokens.push(token);
       if (ends.has(token)) row.finish = 'end';

@@ -1,8 +1,10 @@
 import type { RunConfig } from '../config/schema.ts';
 import { AloraError } from '../errors.ts';
-import { fetchModel, poolingOf } from './assemble.ts';
+import { findModel, type ModelDirectory } from '../runtime/modelDirectory.ts';
+import { fetchModel, type OpenedModel, poolingOf } from './assemble.ts';
 import { loadRunData } from './data.ts';
 import { evaluateSplit, evaluationBatches } from './evaluation.ts';
+import { generatedMetrics } from './generatedMetrics.ts';
 import { openAdapted } from './openAdapted.ts';
 import type { SplitResult } from './reporter.ts';
 
@@ -11,6 +13,8 @@ export interface EvaluateOptions {
   readonly adapter?: string;
   /** Default: dev, or test where there is no dev. */
   readonly split?: 'train' | 'dev' | 'test';
+  /** false leaves out the task's metrics of generated answers, which take a pass for every token. Default true. */
+  readonly generated?: boolean;
 }
 
 export interface EvaluateResult extends SplitResult {
@@ -50,9 +54,18 @@ export async function evaluateRun(config: RunConfig, options: EvaluateOptions = 
     });
     const result = await evaluateSplit(runtime, batches, data.task);
     await runtime.close();
+    const written =
+      options.generated !== false && data.task.textMetrics
+        ? await generatedMetrics(examples, data, generationFile(config, opened), opened.workspace, {
+            ...config.runtime,
+            adapter: options.adapter,
+            batchSize: config.train.batchSize,
+          })
+        : {};
     return {
       split,
       ...result,
+      metrics: { ...result.metrics, ...written },
       rows: examples.length,
       labels: batches.reduce((sum, batch) => sum + batch.labels, 0),
       seconds: (performance.now() - begun) / 1000,
@@ -60,4 +73,10 @@ export async function evaluateRun(config: RunConfig, options: EvaluateOptions = 
   } finally {
     opened.workspace.close();
   }
+}
+
+/** The file that text is generated from: the one that the run file names, or the best one with a cache. */
+function generationFile({ model }: RunConfig, { directory }: OpenedModel): ModelDirectory {
+  const named = model.file !== undefined || model.path.endsWith('.onnx');
+  return named ? directory : findModel(directory.folder, { purpose: 'generation' });
 }

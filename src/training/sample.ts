@@ -1,6 +1,7 @@
 import type { RunConfig } from '../config/schema.ts';
 import type { AdaptedRuntime } from '../runtime/adaptedRuntime.ts';
 import type { Decoder } from '../runtime/decoder.ts';
+import type { Seq2SeqTokens } from '../runtime/seq2seq.ts';
 import { generateText } from '../runtime/textGeneration.ts';
 import type { RunData } from './data.ts';
 import type { SampleEvent } from './reporter.ts';
@@ -23,6 +24,8 @@ function samplePrompt(config: RunConfig, data: RunData): number[] | undefined {
 
 /** A decoder over the sessions that train: every token is a whole forward pass, enough for a short sample. */
 function runtimeDecoder(runtime: AdaptedRuntime): Decoder {
+  const { seq2seq } = runtime.adapted;
+  if (seq2seq) return encodingDecoder(runtime, seq2seq);
   let ids: number[] = [];
   const logits = async () => {
     const length = ids.length;
@@ -50,19 +53,53 @@ function runtimeDecoder(runtime: AdaptedRuntime): Decoder {
   };
 }
 
+/**
+ * The same of an encoder-decoder. Its graph takes prompt and completion as one row (see asSeq2Seq): what has been written
+ * stands behind the prompt, and every place from the prompt's last on is asked for.
+ */
+function encodingDecoder(runtime: AdaptedRuntime, { begins }: Seq2SeqTokens): Decoder {
+  let prompt: readonly number[] = [];
+  let written: number[] = [];
+  const logits = async () => {
+    const ids = [...prompt, ...written];
+    const rows = [...written, 0].map((_, i) => BigInt(prompt.length - 1 + i));
+    const all = await runtime.logits({
+      size: 1,
+      length: ids.length,
+      inputIds: BigInt64Array.from(ids, BigInt),
+      attentionMask: new BigInt64Array(ids.length).fill(1n),
+      positionIds: BigInt64Array.from(ids, (_, i) => BigInt(i)),
+      rows: BigInt64Array.from(rows),
+      targets: BigInt64Array.from([...written, 0], BigInt),
+    });
+    return [all.slice(all.length - all.length / rows.length)];
+  };
+  return {
+    begins,
+    start([row]) {
+      prompt = row!;
+      written = [];
+      return logits();
+    },
+    next(_, [token]) {
+      written.push(token!);
+      return logits();
+    },
+  };
+}
+
 /** Text from the model as it now is; null where the model does not write text or the run wants no sample. */
 export async function sampleText(
   run: {
     readonly config: RunConfig;
     readonly data: RunData;
     readonly runtime: AdaptedRuntime;
-    readonly backbone: { readonly kind: string; readonly seq2seq?: unknown };
+    readonly backbone: { readonly kind: string };
   },
   when: SampleEvent['when'],
 ): Promise<SampleEvent | null> {
   const { config, data, runtime, backbone } = run;
-  // An encoder-decoder needs a loop of its own.
-  if (backbone.kind !== 'causal' || backbone.seq2seq) return null;
+  if (backbone.kind !== 'causal') return null;
   const prompt = samplePrompt(config, data);
   if (!prompt || prompt.length === 0) return null;
   const { tokenizer, contextLength } = data;

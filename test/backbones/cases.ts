@@ -88,7 +88,13 @@ export const cases: readonly Case[] = [
     variant: 'int8',
   }),
   model('T5', `${torchscript}, two files`, 't5', { file: 'onnx/decoder_model.onnx' }),
+  model('T5', 'transformers.js: `If` on use_cache_branch, two files', 't5', {
+    file: 'onnx/decoder_model_merged.onnx',
+  }),
   model('BART', `${torchscript}, two files`, 'bart', { file: 'onnx/decoder_model.onnx' }),
+  model('BART', 'transformers.js: `If` on use_cache_branch, two files', 'bart', {
+    file: 'onnx/decoder_model_merged.onnx',
+  }),
   model('BERT, token classification (graph only)', torchscript, 'bert-tokens'),
   model('ViT, image classification (graph only)', torchscript, 'vit'),
 ];

@@ -6,6 +6,7 @@ interface Options {
   readonly set: readonly string[];
   readonly adapter?: string;
   readonly split?: 'train' | 'dev' | 'test';
+  readonly generated: boolean;
   readonly json?: boolean;
 }
 
@@ -18,16 +19,17 @@ export function addVerb(program: Command): void {
     .addOption(
       new Option('--split <split>', 'rows to evaluate').choices(['train', 'dev', 'test']).default('dev'),
     )
+    .option('--no-generated', 'leave out metrics of generated answers, which take a pass for every token')
     .addOption(setOption())
     .addOption(jsonOption())
     .action((file: string, options: Options) => evaluateSplit(file, options));
   example(command, 'npx onnx-alora eval run.yaml --adapter runs/run/best --split test');
 }
 
-async function evaluateSplit(file: string, { set, adapter, split, json }: Options): Promise<void> {
+async function evaluateSplit(file: string, { set, adapter, split, generated, json }: Options): Promise<void> {
   const { config, strategies } = await openRunFile(file, set);
   const { evaluate } = await import('../../index.ts');
-  const result = await evaluate(config, { strategies, adapter, split });
+  const result = await evaluate(config, { strategies, adapter, split, generated });
   if (json) return printJson({ adapter: adapter ?? null, ...result });
   const scores = { loss: result.loss, ...result.metrics };
   const width = Math.max(...Object.keys(scores).map((name) => name.length));

@@ -28,7 +28,10 @@ export function addVerb(program: Command): void {
     .requiredOption('--model <dir>', 'model directory')
     .option('--file <name>', 'ONNX file inside the directory')
     .option('--adapter <dir>', 'adapter in PEFT format')
-    .requiredOption('--prompt <text>', 'text to continue; - reads it from the standard input')
+    .requiredOption(
+      '--prompt <text>',
+      'text to continue (an encoder-decoder: to answer); - reads it from the standard input',
+    )
     .option('--max-new-tokens <n>', 'tokens to generate at most', integer(1), 64)
     .option('--temperature <t>', '0: greedy; above: sampling', number(0), 0)
     .option('--top-k <k>', 'sample from the k likeliest tokens', integer(1))
