@@ -1,6 +1,9 @@
 import { parseArgs } from 'node:util';
-import { type Labelling, labellings, models, shape } from './cases.ts';
+import { type Labelling, labellings, models } from './cases.ts';
 import { type Variant, variants } from './processes.ts';
+import type { BenchTable } from './table.ts';
+
+type Tables = Readonly<Record<string, BenchTable>>;
 
 /** Ratios that the guard compares with, in the repository. */
 const storedRatios = 'bench/ratios.json';
@@ -23,14 +26,17 @@ export interface BenchOptions {
   readonly out?: string;
 }
 
-const help = (tables: readonly string[]) => `npm run bench -- [options]
+const help = (tables: Tables) => `npm run bench -- [options]
 
-step:     a training step (LoRA, rank ${shape.rank}, batch ${shape.batch} x ${shape.length}, AdamW) of onnx-alora and of
-          PyTorch + PEFT by turns, each in a process of its own: time and peak memory, medians with their range
+Measures; each configuration in a process of its own, medians with their range. Tables:
+
+${Object.entries(tables)
+  .map(([name, { about }]) => `  ${name.padEnd(9)} ${about}`)
+  .join('\n')}
 
 Models have real shapes and random weights.
 
-  --tables <names>   ${tables.join(',')} (default step)
+  --tables <names>   ${Object.keys(tables).join(',')} (default step)
   --models <names>   ${Object.keys(models).join(',')} (default gpt2)
   --cases <names>    ${labellings.join(',')} (default: those of the model)
   --peers <names>    ${variants.join(',')}, or none (default eager,bf16-weights)
@@ -43,7 +49,7 @@ Models have real shapes and random weights.
   --out <file>       write them to a file, and figures as SVG beside it`;
 
 /** The options of the command line; ends the process for --help, and with 2 where one is wrong. */
-export function readOptions(tables: readonly string[]): BenchOptions {
+export function readOptions(tables: Tables): BenchOptions {
   // An option whose value may be left out, which parseArgs does not know.
   const given = process.argv
     .slice(2)
@@ -81,7 +87,7 @@ export function readOptions(tables: readonly string[]): BenchOptions {
     process.exit(0);
   }
   return {
-    tables: words('tables', options.tables, tables),
+    tables: words('tables', options.tables, Object.keys(tables)),
     models: words('models', options.models, Object.keys(models)),
     labellings: words('cases', options.cases, labellings),
     peers: options.peers === 'none' ? [] : words('peers', options.peers, variants),

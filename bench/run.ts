@@ -2,15 +2,16 @@ import { dirname } from 'node:path';
 import { check, store } from './guard.ts';
 import { readOptions } from './options.ts';
 import { facts, writeFigures, writeReport } from './report.ts';
+import { scalingTable } from './scalingTable.ts';
 import { stepTable } from './stepTable.ts';
 import type { BenchTable, TableResult } from './table.ts';
 
-const tables: Readonly<Record<string, BenchTable>> = { step: stepTable };
+const tables: Readonly<Record<string, BenchTable>> = { step: stepTable, scaling: scalingTable };
 
-const options = readOptions(Object.keys(tables));
+const options = readOptions(tables);
 const results = new Map<string, TableResult>();
 for (const name of options.tables)
-  results.set(name, await tables[name]!(options, (text) => options.json || console.log(`${text}\n`)));
+  results.set(name, await tables[name]!.measure(options, (text) => options.json || console.log(`${text}\n`)));
 
 const all = [...results.values()];
 const ratios = Object.assign({}, ...all.map((result) => result.ratios)) as NonNullable<TableResult['ratios']>;

@@ -1,10 +1,10 @@
-import Table from 'cli-table3';
 import { median } from '../src/compare/statistics.ts';
 import { type Labelling, models, type StepCase, shape, stepCase } from './cases.ts';
 import type { BenchOptions } from './options.ts';
 import { findPython, isHalf, type Measured, runOurs, runPeer, type Variant } from './processes.ts';
-import { gigabytes, pairedRatio, type Spread, seconds, withRange } from './spread.ts';
+import { pairedRatio, type Spread } from './spread.ts';
 import { type BenchTable, progress, type TableResult } from './table.ts';
+import { type Cell, gigabytes, grid, seconds, withRange } from './text.ts';
 
 interface Contender {
   readonly name: string;
@@ -28,28 +28,27 @@ interface CaseResult {
 }
 
 /** A step of ours and of PyTorch + PEFT by turns: time and peak memory of each model and labelling. */
-export const stepTable: BenchTable = (options, show) => {
-  const found = options.peers.length > 0 ? findPython() : undefined;
-  if (found && 'missing' in found) progress(`PyTorch + PEFT left out: ${found.missing}`);
-  const python = found && 'python' in found ? found.python : undefined;
-  const results: CaseResult[] = [];
-  for (const model of options.models)
-    for (const labelling of models[model]!.labellings.filter((name) => options.labellings.includes(name))) {
-      const result = measure(
-        model,
-        labelling,
-        contenders(stepCase(model, labelling, options), python, options),
-        options,
-      );
-      results.push(result);
-      show(text(result));
-    }
-  const measured = results.flatMap(({ entries }) => entries.flatMap(({ runs }) => runs));
-  return {
-    data: { shape, results },
-    ratios: Object.assign({}, ...results.map(ratiosOf)) as TableResult['ratios'],
-    versions: measured.find(({ versions }) => versions)?.versions,
-  };
+export const stepTable: BenchTable = {
+  about: `LoRA of rank ${shape.rank}, batch ${shape.batch} x ${shape.length}, AdamW: ours and PyTorch + PEFT by turns, time and peak memory; two minutes a model`,
+  measure(options, show) {
+    const found = options.peers.length > 0 ? findPython() : undefined;
+    if (found && 'missing' in found) progress(`PyTorch + PEFT left out: ${found.missing}`);
+    const python = found && 'python' in found ? found.python : undefined;
+    const results: CaseResult[] = [];
+    for (const model of options.models)
+      for (const labelling of models[model]!.labellings.filter((name) => options.labellings.includes(name))) {
+        const step = stepCase(model, labelling, options);
+        const result = measure(model, labelling, contenders(step, python, options), options);
+        results.push(result);
+        show(text(result));
+      }
+    const measured = results.flatMap(({ entries }) => entries.flatMap(({ runs }) => runs));
+    return {
+      data: { shape, results },
+      ratios: Object.assign({}, ...results.map(ratiosOf)) as TableResult['ratios'],
+      versions: measured.find(({ versions }) => versions)?.versions,
+    };
+  },
 };
 
 function contenders(step: StepCase, python: string | undefined, { peers }: BenchOptions): Contender[] {
@@ -104,32 +103,25 @@ const labelled: Readonly<Record<Labelling, string>> = {
 
 function text({ model, labelling, entries }: CaseResult): string {
   const [ours, ...others] = entries;
-  const rows = new Table({
-    head: ['', 'step', 'times ours', 'processor', 'peak memory', 'ours to theirs'],
-    style: { head: [], border: [] },
-    colAligns: ['left', 'right', 'right', 'right', 'right', 'right'],
-  });
-  for (const entry of entries) {
-    if (!hasRun(entry)) {
-      rows.push([entry.name, { colSpan: 5, content: `did not run: ${entry.failure?.slice(0, 70)}` }]);
-      continue;
-    }
+  const rows = entries.map((entry): Cell[] => {
+    if (!hasRun(entry))
+      return [entry.name, { colSpan: 5, content: `did not run: ${entry.failure?.slice(0, 70)}` }];
     const all = stepsOf(entry).flat();
-    rows.push([
+    return [
       entry.name,
       `${seconds(median(all))} (${Math.min(...all).toFixed(2)} .. ${Math.max(...all).toFixed(2)})`,
       entry === ours ? '' : withRange(pairedRatio(stepsOf(entry), stepsOf(ours))),
       seconds(median(entry.runs.flatMap(({ cpu }) => cpu))),
       gigabytes(peak(entry)),
       entry === ours ? '' : withRange(pairedRatio(peaksOf(ours), peaksOf(entry))),
-    ]);
-  }
+    ];
+  });
   const outside = median(ours.runs.flatMap((run) => run.outside ?? [])) / typical(ours);
   const start = median(ours.runs.map((run) => (run.loadSeconds ?? 0) + (run.buildSeconds ?? 0)));
   const losses = entries.filter(hasRun).map(({ name, runs }) => `${name} ${runs[0]!.loss.toFixed(3)}`);
   return [
     `${models[model]!.title}, ${labelled[labelling]}`,
-    rows.toString(),
+    grid(['', 'step', 'times ours', 'processor', 'peak memory', 'ours to theirs'], rows),
     ...summary(ours, others),
     `ours: ${(100 * outside).toFixed(1)} % of a step outside ONNX Runtime, ready ${seconds(start)} after the start`,
     ...(others.length > 0 ? [`loss: ${losses.join(', ')}`] : []),

@@ -14,11 +14,13 @@ export interface TableResult {
   readonly versions?: Readonly<Record<string, string>>;
 }
 
-/** Measures, and shows what is ready as text. */
-export type BenchTable = (
-  options: BenchOptions,
-  show: (text: string) => void,
-) => TableResult | Promise<TableResult>;
+/** A word of `--tables`. */
+export interface BenchTable {
+  /** What it measures and roughly how long that takes, in a line for --help. */
+  readonly about: string;
+  /** Measures, and shows what is ready as text. */
+  measure(options: BenchOptions, show: (text: string) => void): TableResult | Promise<TableResult>;
+}
 
 /** Where a measurement stands: on standard error, which no report is read from. */
 export function progress(text: string): void {
