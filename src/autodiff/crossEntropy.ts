@@ -8,9 +8,10 @@ export interface CrossEntropy {
   readonly nll: Value;
   /**
    * Appends the gradient of sum(weights * nll) with respect to the logits, (N, V), from weights (N): a row's weight
-   * times softmax minus one-hot. Seed `differentiate` with [logits, dLogits(weights)].
+   * times softmax minus one-hot. Seed `differentiate` with [logits, dLogits(weights)]. Without weights each row weighs
+   * 1, and the gradient takes the place of the softmax.
    */
-  dLogits(weights: Value): Value;
+  dLogits(weights?: Value): Value;
   /** Appends the index of each row's largest logit, (N) int64; the first one where several tie. */
   argmax(): Value;
 }
@@ -41,23 +42,30 @@ export function crossEntropy(builder: Builder, logits: Value, targets: Value, op
   return {
     nll: e.squeeze(nll, [1]),
     dLogits(weights) {
-      const weight = e.unsqueeze(weights, [1]);
+      const weight = weights && e.unsqueeze(weights, [1]);
+      const weighted = (x: Value) => (weight ? e.mul(x, weight) : x);
       const shape = logits.shape;
-      if (opset >= 16)
-        // The one-hot term is added in place to the row-weighted softmax.
+      if (opset >= 16) {
+        // Measured on the losses: not there before all that they read of logits and softmax has been read.
+        const like = () => e.op('Shape', [nll], {}, { dtype: 'int64', shape: [2] });
+        const minus = weight
+          ? e.neg(weight)
+          : e.op('Expand', [e.builder.scalar(-1, e.dtype(logits)), like()], {}, { shape: [rows, 1] });
+        // The one-hot term is added in place.
         return e.op(
           'ScatterElements',
-          [e.mul(p, weight), column, e.neg(weight)],
+          [weighted(p), column, minus],
           { axis: 1, reduction: 'add' },
           { shape },
         );
+      }
       const classes = e.op('Range', [
         builder.int(0),
         e.squeeze(e.lengths.axis(logits, 1), [0]),
         builder.int(1),
       ]);
       const hot = e.op('Equal', [column, classes], {}, { dtype: 'bool', shape });
-      return e.mul(e.where(hot, e.sub(p, 1), p), weight);
+      return weighted(e.where(hot, e.sub(p, 1), p));
     },
     argmax() {
       return e.op('ArgMax', [logits], { axis: 1, keepdims: 0 }, { dtype: 'int64', shape: [rows] });

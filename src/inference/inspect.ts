@@ -5,6 +5,7 @@ import { injectGatedLowRank } from '../adapters/lowRank.ts';
 import type { LinearModule, ModuleRole } from '../adapters/module.ts';
 import { selectTargets } from '../adapters/selection.ts';
 import { defineStrategy } from '../adapters/strategy.ts';
+import { chunkLengths } from '../autodiff/chunkedLoss.ts';
 import { uncovered } from '../autodiff/differentiate.ts';
 import { cloneModel } from '../onnx/clone.ts';
 import { describe, type Model } from '../onnx/graph.ts';
@@ -178,7 +179,7 @@ function graphsOf(
       budget: { parameters: 0, rank: 8, at: 'final' },
     },
   );
-  const graphs = { step: stepGraph(adapted, { recompute }), evaluation: evaluationGraph(adapted) };
+  const graphs = { step: stepGraph(adapted, { recompute, device }), evaluation: evaluationGraph(adapted) };
   for (const graph of Object.values(graphs)) readTransposed(graph, { fused: device !== 'webgpu' });
   return graphs;
 }
@@ -193,9 +194,8 @@ function estimate(
   const weights = weightBytes(backbone.model);
   const shape = { batchSize, maxLength, recompute, weights };
   if (!graphs) return { ...shape, activations: 0, total: processBytes + 2 * weights };
-  const lengths: Record<string, number> = {
-    labels: backbone.kind === 'causal' ? batchSize * maxLength : batchSize,
-  };
+  const labels = backbone.kind === 'causal' ? batchSize * maxLength : batchSize;
+  const lengths: Record<string, number> = { labels, ...chunkLengths('labels', labels) };
   for (const input of graphs.step.graph.inputs)
     input.shape?.forEach((dim, axis) => {
       if (typeof dim !== 'string') return;

@@ -10,10 +10,8 @@ export type Lengths = Readonly<Record<string, number>>;
 /** Operators whose output is the memory of their first input. */
 const views = new Set(['Reshape', 'Squeeze', 'Unsqueeze', 'Flatten', 'Identity']);
 
-/** Operators that write over an input of the same size which nothing reads afterwards. */
-const inPlace = new Set(
-  'Add Sub Mul Div Neg Exp Log Sqrt Abs Reciprocal Tanh Sigmoid Relu Erf Not And Or Clip'.split(' '),
-);
+/** Operators that write over their first input where it has the same size and nothing reads it afterwards. */
+const inPlace = new Set(['Softmax', 'ScatterElements', 'Tanh', 'Sigmoid', 'Relu', 'Clip']);
 
 export interface ActivationBytes {
   /** Bytes of intermediate tensors that live at the same time at the worst moment of a run. */
@@ -77,10 +75,9 @@ function buffers(nodes: readonly Node[], outputs: readonly Value[]): (value: Val
       (inBuffer.get(owner(value)) ?? []).every(
         (other) => !kept.has(other) && (!lastReader.has(other) || done.has(lastReader.get(other)!)),
       );
-    const sources = views.has(node.op) || inPlace.has(node.op) ? node.inputs : [];
-    const own = sources.filter((value): value is Value => value !== null && inBuffer.has(owner(value)));
-    const source = views.has(node.op) ? (own[0] === node.inputs[0] ? own[0] : undefined) : own.find(usedUp);
-    if (source) owners.set(output, owner(source));
+    const first = node.inputs[0];
+    if (first && inBuffer.has(owner(first)))
+      if (views.has(node.op) || (inPlace.has(node.op) && usedUp(first))) owners.set(output, owner(first));
     for (const value of node.outputs)
       if (value) inBuffer.set(owner(value), [...(inBuffer.get(owner(value)) ?? []), value]);
   }

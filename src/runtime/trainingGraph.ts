@@ -1,8 +1,9 @@
 import type { LinearModule, TargetModule } from '../adapters/module.ts';
 import { type ModuleSite, openRewriter, parameterInput, type RewriterOptions } from '../adapters/rewriter.ts';
 import type { AdapterStrategy, ParameterSpec } from '../adapters/strategy.ts';
+import { chunkedLoss, findHead } from '../autodiff/chunkedLoss.ts';
 import { crossEntropy } from '../autodiff/crossEntropy.ts';
-import { differentiate } from '../autodiff/differentiate.ts';
+import { differentiate, type Seed } from '../autodiff/differentiate.ts';
 import { AloraError } from '../errors.ts';
 import { Builder } from '../onnx/builder.ts';
 import { cloneModel } from '../onnx/clone.ts';
@@ -18,6 +19,7 @@ import { repeatCheap } from '../passes/repeatCheap.ts';
 import { findSegments } from '../passes/segments.ts';
 import type { Backbone } from './backbone.ts';
 import type { Seq2SeqTokens } from './seq2seq.ts';
+import type { Device } from './session.ts';
 
 /** Names of the graph inputs that are added to the model's own. */
 export const inputNames = {
@@ -141,24 +143,25 @@ export function adapt<Options>(backbone: Backbone, options: AdaptOptions<Options
   };
 }
 
-/** A copy of the model with the cross-entropy on its row logits, and the names of the new outputs. */
-function withLoss(adapted: AdaptedModel) {
+/** A copy of the model with an input for the targets. */
+function withTargets(adapted: AdaptedModel) {
   const model = cloneModel(adapted.model);
   const { graph } = model;
   const builder = new Builder(graph, '/training');
   const targets = graph.input(inputNames.targets, 'int64', ['labels']);
   const rowLogits = graph.findOutput(outputNames.rowLogits)!;
-  const loss = crossEntropy(builder, rowLogits, targets, model.opsets.get('')!);
   const name = (value: Value, as: string) => {
     value.name = graph.unique(as);
     return value;
   };
-  return { model, builder, rowLogits, loss, losses: name(loss.nll, outputNames.losses), name };
+  return { model, builder, rowLogits, targets, name };
 }
 
 /** The forward graph: losses, predictions and logits at the rows. */
 export function evaluationGraph(adapted: AdaptedModel): Model {
-  const { model, rowLogits, loss, losses, name } = withLoss(adapted);
+  const { model, builder, rowLogits, targets, name } = withTargets(adapted);
+  const loss = crossEntropy(builder, rowLogits, targets, model.opsets.get('')!);
+  const losses = name(loss.nll, outputNames.losses);
   const predictions = name(loss.argmax(), outputNames.predictions);
   model.graph.outputs = [losses, predictions, rowLogits];
   keepOutputs(model.graph, [outputNames.losses, outputNames.predictions, outputNames.rowLogits]);
@@ -168,6 +171,8 @@ export function evaluationGraph(adapted: AdaptedModel): Model {
 export interface StepOptions {
   /** Keep only what crosses the borders between segments, and compute the rest again on the way back. */
   readonly recompute?: boolean;
+  /** Where the graph is to run: WebGPU lacks kernels of the chunked loss. Default: cpu. */
+  readonly device?: Device;
 }
 
 /** The training step: losses and the gradient of every trained parameter. */
@@ -178,32 +183,38 @@ export function stepGraph(adapted: AdaptedModel, options: StepOptions = {}): Mod
 }
 
 /** dLoss/dgate of every module, for scorers. */
-export function gateGradientGraph(adapted: AdaptedModel): Model {
-  return gradientGraph(adapted, (module) => (adapted.modules.includes(module) ? ['gate'] : []), false);
+export function gateGradientGraph(
+  adapted: AdaptedModel,
+  { device }: Pick<StepOptions, 'device'> = {},
+): Model {
+  const roles = (module: TargetModule) => (adapted.modules.includes(module) ? ['gate'] : []);
+  return gradientGraph(adapted, roles, false, { device });
 }
 
 function gradientGraph(
   adapted: AdaptedModel,
   rolesOf: (module: TargetModule) => readonly string[],
   penalised: boolean,
-  { recompute: again = false }: StepOptions = {},
+  { recompute: again = false, device = 'cpu' }: StepOptions = {},
 ): Model {
-  const { model, builder, loss, rowLogits, losses } = withLoss(adapted);
+  const { model, builder, rowLogits, targets, name } = withTargets(adapted);
   const { graph } = model;
   const wrt = [...adapted.parameters.keys()].flatMap((module) =>
     rolesOf(module).map((role) => ({ module, role, value: graph.findInput(parameterInput(module, role))! })),
   );
-  // Every row weighs the same: a vector of the scale, as long as the losses.
+  const parameters = wrt.map(({ value }) => value);
+  const head = device === 'webgpu' ? undefined : findHead(graph, rowLogits, parameters);
+  const segments = again ? findSegments(model, head?.hidden ?? rowLogits) : undefined;
   const scale = graph.input(inputNames.lossScale, 'float32', []);
-  const length = builder.op('Shape', [losses], { dtype: 'int64', shape: [1] });
-  const weights = builder.op('Expand', [scale, length], { dtype: 'float32', shape: losses.shape });
-  const seeds: [Value, Value][] = [[rowLogits, loss.dLogits(weights)]];
+  const { losses, seed } = head
+    ? chunkedLoss(model, builder, head, targets, scale)
+    : wholeLoss(model, builder, rowLogits, targets, scale);
+  name(losses, outputNames.losses);
+  const seeds = [seed];
   if (penalised)
     seeds.push([graph.findOutput(outputNames.penalty)!, graph.input(inputNames.penaltyScale, 'float32', [])]);
   const opset = model.opsets.get('')!;
-  const segments = again ? findSegments(model, rowLogits) : undefined;
   const forward = new Set(graph.nodes);
-  const parameters = wrt.map(({ value }) => value);
   const cuts = segments ? dependents(graph, parameters, segments.cuts) : [];
   const gradients = differentiate(graph, seeds, [...parameters, ...cuts], { opset, prefix: '/gradient' });
   if (segments) recompute(graph, segments, forward, (cut) => gradients.get(cut) ?? undefined);
@@ -231,6 +242,20 @@ function gradientGraph(
   );
   leavesLast(graph);
   return model;
+}
+
+/** Cross-entropy on all rows at once. Every row weighs the same: a vector of the scale, as long as the losses. */
+function wholeLoss(
+  { opsets }: Model,
+  builder: Builder,
+  rowLogits: Value,
+  targets: Value,
+  scale: Value,
+): { losses: Value; seed: Seed } {
+  const { nll, dLogits } = crossEntropy(builder, rowLogits, targets, opsets.get('')!);
+  const length = builder.op('Shape', [nll], { dtype: 'int64', shape: [1] });
+  const weights = builder.op('Expand', [scale, length], { dtype: 'float32', shape: nll.shape });
+  return { losses: nll, seed: [rowLogits, dLogits(weights)] };
 }
 
 /** Turns the constants of a linear layer into parameters: graph inputs `<module>.weight` and `.bias`. */

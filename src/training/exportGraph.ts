@@ -54,10 +54,11 @@ export async function exportRunGraph(
   const run = await prepareRun(config, strategies, workspace);
   try {
     const hasGates = run.adapters.modules.every((module) => run.adapters.has(module, 'gate'));
+    const { device } = config.runtime;
     const graphs: Record<string, Model> = {
-      step: stepGraph(run.adapted, config.train),
+      step: stepGraph(run.adapted, { ...config.train, device }),
       evaluation: evaluationGraph(run.adapted),
-      ...(hasGates ? { 'gate-gradients': gateGradientGraph(run.adapted) } : {}),
+      ...(hasGates ? { 'gate-gradients': gateGradientGraph(run.adapted, { device }) } : {}),
     };
     const described = Object.entries(graphs).map(([name, model]) => {
       workspace.write(name, model);

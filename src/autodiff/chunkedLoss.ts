@@ -1,0 +1,153 @@
+import type { Builder } from '../onnx/builder.ts';
+import type { Dim, Graph, Model, Node, Value } from '../onnx/graph.ts';
+import { dependents, later } from '../passes/recompute.ts';
+import { type RowPlan, rowRuleFor } from '../passes/rowRules.ts';
+import { crossEntropy } from './crossEntropy.ts';
+import { differentiate, type Seed } from './differentiate.ts';
+
+/** The last layers of a model: what computes logits, row by row, from narrower hidden states. */
+export interface Head {
+  /** [n, hidden]. */
+  readonly hidden: Value;
+  /** [n, classes]. */
+  readonly logits: Value;
+  /** In the order in which they run. */
+  readonly layers: readonly { readonly node: Node; readonly plan: RowPlan }[];
+}
+
+/** Fewer classes are not worth a second product. */
+const manyClasses = 2048;
+
+/**
+ * Chunks in a graph, and the rows that make another one worth its cost: each chunk reads the head's weight again,
+ * which takes as long as computing about 35 rows (GPT-2's head, one thread).
+ */
+const mostChunks = 6;
+const rowsOfChunk = 160;
+
+/**
+ * The head of a graph with logits [n, classes]; undefined where these are few, where a layer mixes rows, or where one
+ * of `parameters` has its gradient from within.
+ */
+export function findHead(graph: Graph, logits: Value, parameters: readonly Value[]): Head | undefined {
+  const [rows, classes] = logits.shape ?? [];
+  if (logits.shape?.length !== 2 || typeof rows !== 'string' || typeof classes !== 'number') return undefined;
+  if (classes < manyClasses) return undefined;
+  const plans = new Map<Node, RowPlan>();
+  const narrow = new Set<Value>();
+  const kept: Value[] = [];
+  const pending = [logits];
+  while (pending.length > 0) {
+    const node = pending.pop()!.producer;
+    if (!node || plans.has(node)) continue;
+    const plan = rowRuleFor(node)?.(node, (value) => (value?.shape?.[0] === rows ? 1 : undefined));
+    if (!plan || node.outputs.length > 1) return undefined;
+    plans.set(node, plan);
+    node.inputs.forEach((value, i) => {
+      const role = plan.roles[i];
+      if (!value || role === 'unused') return;
+      if (role !== 'rows') kept.push(value);
+      else if (value.shape?.at(-1) === classes) pending.push(value);
+      else narrow.add(value);
+    });
+  }
+  const [hidden] = narrow;
+  const alone = [...plans.keys()].every(({ output }) =>
+    [...output.users].every((user) => plans.has(user) && output.shape?.length === 2),
+  );
+  if (narrow.size !== 1 || !hidden || hidden.shape?.length !== 2 || !alone) return undefined;
+  if (dependents(graph, parameters, kept).length > 0) return undefined;
+  const layers = graph.nodes.flatMap((node) => (plans.has(node) ? [{ node, plan: plans.get(node)! }] : []));
+  return { hidden, logits, layers };
+}
+
+/** Rows of each chunk, by the name of their dimension, where there are `rows` in all. */
+export function chunkLengths(name: string, rows: number): Record<string, number> {
+  const count = Math.max(1, Math.min(mostChunks, Math.floor((rows + rowsOfChunk / 2) / rowsOfChunk)));
+  const size = Math.ceil(rows / count);
+  return Object.fromEntries(
+    Array.from({ length: mostChunks }, (_, k) => [
+      `${name}.${k}`,
+      Math.max(0, Math.min(size, rows - k * size)),
+    ]),
+  );
+}
+
+/**
+ * Appends head, cross-entropy and their gradient for one chunk of rows after the other, each done before the next
+ * begins, so that the logits of one chunk alone are in memory, and once: softmax and gradient take their place.
+ * Values are those of the whole up to rounding. Where there are few rows, all but the first chunk are empty.
+ *
+ * @param targets int64 [n].
+ * @param scale Weight of each row's loss in the gradient, a scalar.
+ * @returns The loss of each row [n], and scale * d(sum of losses)/d(head.hidden) [n, hidden] to seed `differentiate`.
+ */
+export function chunkedLoss(
+  { graph, opsets }: Model,
+  builder: Builder,
+  head: Head,
+  targets: Value,
+  scale: Value,
+): { losses: Value; seed: Seed } {
+  const { hidden } = head;
+  const opset = opsets.get('')!;
+  const chunks = chunkBounds(builder, targets).map(({ from, to }, k) => {
+    const length = `${hidden.shape![0]}.${k}`;
+    const cut = (value: Value) =>
+      builder.op('Slice', [value, from, to, builder.ints([0])], {
+        dtype: value.dtype,
+        shape: [length, ...value.shape!.slice(1)],
+      });
+    const input = cut(hidden);
+    const logits = headOf(builder, head, input, length);
+    const { nll, dLogits } = crossEntropy(builder, logits, cut(targets), opset);
+    return { input, logits, nll, dLogits: dLogits() };
+  });
+  const gradients = differentiate(
+    graph,
+    chunks.map(({ logits, dLogits }) => [logits, dLogits] as const),
+    chunks.map(({ input }) => input),
+    { opset, prefix: '/gradient/head' },
+  );
+  const dInputs = chunks.map(({ input }) => gradients.get(input)!);
+  const join = (values: readonly Value[], shape: readonly Dim[]) =>
+    builder.op('Concat', values, { attributes: { axis: 0 }, dtype: 'float32', shape });
+  const losses = join(
+    // A loss is there only when the gradient of its chunk is: then the chunk is over before the next one begins.
+    chunks.map(({ nll }, k) => later(builder, nll, dInputs[k]!)),
+    targets.shape!,
+  );
+  const dHidden = builder.op('Mul', [join(dInputs, hidden.shape!), scale], {
+    dtype: 'float32',
+    shape: hidden.shape,
+  });
+  return { losses, seed: [hidden, dHidden] };
+}
+
+/** Where each chunk begins and ends, int64 [1] each, as `chunkLengths` has it. */
+function chunkBounds(builder: Builder, targets: Value): { from: Value; to: Value }[] {
+  const op = (name: string, a: Value, b: Value | number) =>
+    builder.op(name, [a, typeof b === 'number' ? builder.ints([b]) : b], { dtype: 'int64', shape: [1] });
+  const rows = builder.op('Shape', [targets], { dtype: 'int64', shape: [1] });
+  const wanted = op('Div', op('Add', rows, rowsOfChunk / 2), rowsOfChunk);
+  const count = op('Max', op('Min', wanted, mostChunks), 1);
+  const size = op('Div', op('Sub', op('Add', rows, count), 1), count);
+  const starts = Array.from({ length: mostChunks + 1 }, (_, k) => op('Mul', size, k));
+  return starts.slice(1).map((to, k) => ({ from: starts[k]!, to }));
+}
+
+/** The head's layers again, on some of the rows. */
+function headOf(builder: Builder, { hidden, logits, layers }: Head, input: Value, length: Dim): Value {
+  const chosen = new Map([[hidden, input]]);
+  for (const { node, plan } of layers) {
+    const inputs = node.inputs.map((value, i) => {
+      if (!value || plan.roles[i] === 'unused') return null;
+      return plan.roles[i] === 'rows' ? chosen.get(value)! : value;
+    });
+    const [output] = plan.emit(builder, inputs);
+    output!.dtype = node.output.dtype;
+    output!.shape = [length, ...node.output.shape!.slice(1)];
+    chosen.set(node.output, output!);
+  }
+  return chosen.get(logits)!;
+}
