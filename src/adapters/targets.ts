@@ -22,8 +22,8 @@ const conv1dTypes = new Set(['gpt2', 'openai-gpt', 'imagegpt', 'decision_transfo
 /**
  * All linear layers of a transformer graph, in graph order, under the names that PEFT would use. A linear
  * layer is MatMul, Gemm or FusedMatMul over a constant 2-D weight (perhaps behind Transpose, Cast, Identity
- * or DequantizeLinear), MatMulNBits, or a product of a dynamically quantised input (DynamicQuantizeMatMul,
- * or DynamicQuantizeLinear -> MatMulInteger -> Cast -> Mul). Subgraphs are not searched: inline them first.
+ * or DequantizeLinear), MatMulNBits, or a product of a dynamically quantised input (DynamicQuantizeMatMul, or
+ * DynamicQuantizeLinear -> MatMulIntegerToFloat, or -> MatMulInteger -> Cast -> Mul). Subgraphs are not searched: inline them first.
  * `config` is config.json; without it wrapper prefixes can only be guessed.
  */
 export function findLinearModules(model: Model, config: ModelConfig = {}): LinearModule[] {
@@ -121,6 +121,8 @@ function productOf(node: Node): Product | undefined {
       return blockedProduct(node);
     case 'com.microsoft:DynamicQuantizeMatMul':
       return dynamicProduct(node);
+    case 'com.microsoft:MatMulIntegerToFloat':
+      return integerToFloatProduct(node);
     case ':MatMulInteger':
       return integerProduct(node);
     default:
@@ -242,6 +244,24 @@ function dynamicProduct(node: Node): Product | undefined {
     output: node.output,
     weight: { value: constant.value, tensor: constant.tensor, layout: 'in-out', storage: 'int8' },
     bias: vector(node.inputs[4], columns) ?? addedBias(node.output, columns),
+    in: rows,
+    out: columns,
+  };
+}
+
+/** DynamicQuantizeLinear(x) -> MatMulIntegerToFloat(xq, W [in, out] int8, scales, zero points?, bias?). */
+function integerToFloatProduct(node: Node): Product | undefined {
+  const quantised = node.inputs[0]?.producer;
+  const constant = constantOf(node.inputs[1]);
+  const input = quantised?.op === 'DynamicQuantizeLinear' ? quantised.inputs[0] : undefined;
+  if (!input || !constant || constant.tensor.dims.length !== 2) return undefined;
+  const [rows, columns] = constant.tensor.dims as [number, number];
+  return {
+    node,
+    input,
+    output: node.output,
+    weight: { value: constant.value, tensor: constant.tensor, layout: 'in-out', storage: 'int8' },
+    bias: vector(node.inputs[6], columns) ?? addedBias(node.output, columns),
     in: rows,
     out: columns,
   };

@@ -7,14 +7,13 @@ import { selectTargets } from '../adapters/selection.ts';
 import { defineStrategy } from '../adapters/strategy.ts';
 import { chunkLengths } from '../autodiff/chunkedLoss.ts';
 import { uncovered } from '../autodiff/differentiate.ts';
-import { cloneModel } from '../onnx/clone.ts';
 import { describe, type Model } from '../onnx/graph.ts';
 import { readTransposed } from '../passes/readTransposed.ts';
-import { linearModules } from '../runtime/backbone.ts';
+import { adaptBackbone } from '../runtime/adaptBackbone.ts';
 import { type MissingKernel, missingKernels } from '../runtime/deviceKernels.ts';
 import { activationBytes, weightBytes } from '../runtime/memory.ts';
 import type { Device } from '../runtime/session.ts';
-import { adapt, evaluationGraph, stepGraph } from '../runtime/trainingGraph.ts';
+import { evaluationGraph, stepGraph } from '../runtime/trainingGraph.ts';
 import { fetchModel, type OpenedModel } from '../training/assemble.ts';
 import { contextOf } from '../training/data.ts';
 
@@ -90,7 +89,7 @@ const probeStrategy = defineStrategy({
 
 /** Looks at a model: modules under PEFT's names with their cost, operators without a gradient, memory. */
 export async function inspectModel(path: string, options: InspectOptions = {}): Promise<Inspection> {
-  const opened = await fetchModel({ path, file: options.file });
+  const opened = await fetchModel({ path, file: options.file, device: options.device });
   try {
     const { directory, backbone, linear } = opened;
     const targets = selectTargets(linear, options.targets ?? 'all-linear', {
@@ -162,23 +161,16 @@ function graphsOf(
   targets: readonly LinearModule[],
   { recompute, device }: InspectOptions,
 ): Graphs {
-  const model = cloneModel(backbone.model);
-  const cloned = new Map(
-    linearModules({ model, config: backbone.config }).map((module) => [module.name, module]),
-  );
-  const adapted = adapt(
-    { ...backbone, model },
-    {
-      strategy: probeStrategy,
-      options: {},
-      targets: targets.map(({ name, index }) => ({ ...cloned.get(name)!, index })),
-      // An encoder trains under a new classifier.
-      ...(backbone.kind === 'encoder'
-        ? { classifier: { classes: 2, pooling: isPooled(backbone.output) ? 'none' : 'mean' } as const }
-        : {}),
-      budget: { parameters: 0, rank: 8, at: 'final' },
-    },
-  );
+  const adapted = adaptBackbone(backbone, {
+    strategy: probeStrategy,
+    options: {},
+    targets,
+    // An encoder trains under a new classifier.
+    ...(backbone.kind === 'encoder'
+      ? { classifier: { classes: 2, pooling: isPooled(backbone.output) ? 'none' : 'mean' } as const }
+      : {}),
+    budget: { parameters: 0, rank: 8, at: 'final' },
+  });
   const graphs = { step: stepGraph(adapted, { recompute, device }), evaluation: evaluationGraph(adapted) };
   for (const graph of Object.values(graphs)) readTransposed(graph, { fused: device !== 'webgpu' });
   return graphs;

@@ -1,6 +1,14 @@
 import type { Model, Node, Value } from '../onnx/graph.ts';
 import { inferTypes } from './inferTypes.ts';
 import { dynamicQuantizeMatMul, matMulInteger, matMulIntegerToFloat } from './lower/dynamicQuantized.ts';
+import {
+  keptAttention,
+  keptGroupQueryAttention,
+  keptMultiHeadAttention,
+  projectionApart,
+  quantiserApart,
+  sumApart,
+} from './lower/fusedForward.ts';
 import { fusedMatMul } from './lower/fusedMatMul.ts';
 import { gatherBlockQuantized } from './lower/gatherBlockQuantized.ts';
 import { exactGelu, fastGelu, quickGelu } from './lower/gelu.ts';
@@ -43,7 +51,33 @@ export const lowerings: Readonly<Record<string, Lowering>> = {
   'com.microsoft.SkipSimplifiedLayerNormalization': skipSimplifiedLayerNormalization,
 };
 
-const loweringOf = (node: Node) => lowerings[node.domain === '' ? node.op : `${node.domain}.${node.op}`];
+const nameOf = (node: Node) => (node.domain === '' ? node.op : `${node.domain}.${node.op}`);
+
+/** Whether a device has a kernel for an operator, named with its domain as in `lowerings`. */
+export type HasKernel = (op: string) => boolean;
+
+/** The other forms of fused operators in a graph without gradients, and the operator that each consists of. */
+const forwardForms: Readonly<Record<string, { readonly form: Lowering; readonly needs: string }>> = {
+  Attention: { form: keptAttention, needs: 'Attention' },
+  'com.microsoft.Attention': { form: projectionApart, needs: 'com.microsoft.MultiHeadAttention' },
+  'com.microsoft.DynamicQuantizeMatMul': {
+    form: quantiserApart,
+    needs: 'com.microsoft.MatMulIntegerToFloat',
+  },
+  'com.microsoft.GroupQueryAttention': {
+    form: keptGroupQueryAttention,
+    needs: 'com.microsoft.GroupQueryAttention',
+  },
+  'com.microsoft.MultiHeadAttention': {
+    form: keptMultiHeadAttention,
+    needs: 'com.microsoft.MultiHeadAttention',
+  },
+  'com.microsoft.SkipLayerNormalization': { form: skipLayerNormalization, needs: 'LayerNormalization' },
+  'com.microsoft.SkipSimplifiedLayerNormalization': {
+    form: sumApart,
+    needs: 'SimplifiedLayerNormalization',
+  },
+};
 
 /**
  * Takes fused operators apart, in place, into operators that have gradients; the node that stands for a product
@@ -52,9 +86,31 @@ const loweringOf = (node: Node) => lowerings[node.domain === '' ? node.op : `${n
  * Errors: MODEL_LOWERING (model) names the node and the reason.
  */
 export function lower(model: Model): number {
+  return rewrite(model, (node) => lowerings[nameOf(node)]);
+}
+
+/**
+ * The same for a graph without gradients, in place: operators that the device has kernels for stay fused, without
+ * caches; sums of the residual stream and products that adapters stand beside come apart from what they are fused with.
+ */
+export function lowerForward(model: Model, hasKernel: HasKernel): void {
+  rewrite(model, (node) => {
+    const name = nameOf(node);
+    const forward = forwardForms[name];
+    if (forward && hasKernel(forward.needs)) return forward.form;
+    return forward || !hasKernel(name) ? lowerings[name] : undefined;
+  });
+}
+
+/** Number of nodes that `lower` would take apart. */
+export function countFused({ graph }: Model): number {
+  return graph.nodes.filter((node) => nameOf(node) in lowerings).length;
+}
+
+function rewrite(model: Model, loweringOf: (node: Node) => Lowering | undefined): number {
   const { graph } = model;
-  if (!graph.nodes.some(loweringOf)) return 0;
-  const types = inferTypes(model);
+  const types = graph.nodes.some(loweringOf) ? inferTypes(model) : undefined;
+  if (!types) return 0;
   const fused = graph.nodes.filter(loweringOf);
   const shared = new Map<string, Value>();
   for (const node of fused) {

@@ -8,8 +8,10 @@ import { readModel } from '../onnx/decode.ts';
 import type { Model, Value } from '../onnx/graph.ts';
 import { prepareForTraining } from '../passes/index.ts';
 import { joinEncoder, readsEncoder } from '../passes/joinEncoder.ts';
+import { kernels } from './deviceKernels.ts';
 import { generationConfig, type ModelDirectory } from './modelDirectory.ts';
 import { type Seq2SeqTokens, seq2SeqTokens } from './seq2seq.ts';
+import type { Device } from './session.ts';
 import type { Workspace } from './workspace.ts';
 
 /** What the model predicts: tokens at each position, a class for each row, or nothing yet (an encoder). */
@@ -21,6 +23,11 @@ export interface Backbone {
   /** Of an encoder-decoder, joined to one graph of kind `causal`: the tokens that its inputs start and end with. */
   readonly seq2seq?: Seq2SeqTokens;
   readonly model: Model;
+  /**
+   * The same model with the fused operators of its file, for what needs no gradients; absent where there are none. Its
+   * linear layers have the names of `model`'s.
+   */
+  readonly forward?: Model;
   readonly config: ModelConfig;
   /** The value that predictions are read from: logits, or the hidden state of a bare encoder. */
   readonly output: string;
@@ -41,7 +48,11 @@ const outputNames = [
  * Reads an inference model and prepares it for training (see passes/index.ts). Errors name the node that
  * stands in the way.
  */
-export function loadBackbone(directory: ModelDirectory, workspace: Workspace): Backbone {
+export function loadBackbone(
+  directory: ModelDirectory,
+  workspace: Workspace,
+  device: Device = 'cpu',
+): Backbone {
   const model = readModel(directory.file);
   if ((model.opsets.get('') ?? 0) < 13)
     throw new AloraError('model', 'MODEL_OPSET', 'The model uses an operator set that is too old', {
@@ -52,13 +63,14 @@ export function loadBackbone(directory: ModelDirectory, workspace: Workspace): B
     });
   const seq2seq = readsEncoder(model) ? withEncoder(model, directory) : undefined;
   const output = chooseOutput(model, directory);
-  prepareForTraining(model, { outputs: [output.name] });
-  workspace.shareWeights(model.graph);
+  const forward = prepareForTraining(model, { outputs: [output.name], forward: kernels[device] });
+  workspace.shareWeights(model.graph, ...(forward ? [forward.graph] : []));
   const value = model.graph.findOutput(output.name) ?? model.graph.outputs[0]!;
   return {
     kind: backboneKind(value, directory.config),
     seq2seq,
     model,
+    forward,
     config: directory.config,
     output: value.name,
     parameters: parametersOf(model),

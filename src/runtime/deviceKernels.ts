@@ -1,4 +1,5 @@
 import { describe, type Graph, type Node } from '../onnx/graph.ts';
+import type { HasKernel } from '../passes/lower.ts';
 import type { Device } from './session.ts';
 
 /** Operators that a device leaves to the CPU; every such node costs a copy there and back. */
@@ -30,9 +31,16 @@ const webgpu = new Set(
 );
 
 /** Operators without a float32 kernel in the CUDA provider, by ONNX Runtime's own list of kernels; not measured. */
-const withoutCuda = new Set(['com.microsoft.GroupQueryAttention', 'com.microsoft.DynamicQuantizeMatMul']);
+const withoutCuda = new Set([
+  'Attention',
+  'MatMulInteger',
+  'com.microsoft.DynamicQuantizeMatMul',
+  'com.microsoft.GroupQueryAttention',
+  'com.microsoft.MatMulIntegerToFloat',
+]);
 
-const kernels: Readonly<Record<Device, (op: string) => boolean>> = {
+/** Whether a device has a kernel on float32 for an operator, named with its domain. */
+export const kernels: Readonly<Record<Device, HasKernel>> = {
   cpu: () => true,
   cuda: (op) => !withoutCuda.has(op),
   webgpu: (op) => webgpu.has(op),

@@ -60,6 +60,8 @@ export interface TrainedHead {
 /** A model with adapters and loss, before differentiation. */
 export interface AdaptedModel {
   readonly model: Model;
+  /** The same with fused operators, for evaluation; absent where the file has none. */
+  readonly forward?: Model;
   readonly modules: readonly TargetModule[];
   /** Parameters of each adapted module and head. */
   readonly parameters: ReadonlyMap<TargetModule, readonly ParameterSpec[]>;
@@ -144,8 +146,8 @@ export function adapt<Options>(backbone: Backbone, options: AdaptOptions<Options
 }
 
 /** A copy of the model with an input for the targets. */
-function withTargets(adapted: AdaptedModel) {
-  const model = cloneModel(adapted.model);
+function withTargets(adapted: Model) {
+  const model = cloneModel(adapted);
   const { graph } = model;
   const builder = new Builder(graph, '/training');
   const targets = graph.input(inputNames.targets, 'int64', ['labels']);
@@ -157,9 +159,9 @@ function withTargets(adapted: AdaptedModel) {
   return { model, builder, rowLogits, targets, name };
 }
 
-/** The forward graph: losses, predictions and logits at the rows. */
+/** The forward graph, fused where the file is: losses, predictions and logits at the rows. */
 export function evaluationGraph(adapted: AdaptedModel): Model {
-  const { model, builder, rowLogits, targets, name } = withTargets(adapted);
+  const { model, builder, rowLogits, targets, name } = withTargets(adapted.forward ?? adapted.model);
   const loss = crossEntropy(builder, rowLogits, targets, model.opsets.get('')!);
   const losses = name(loss.nll, outputNames.losses);
   const predictions = name(loss.argmax(), outputNames.predictions);
@@ -197,7 +199,7 @@ function gradientGraph(
   penalised: boolean,
   { recompute: again = false, device = 'cpu' }: StepOptions = {},
 ): Model {
-  const { model, builder, rowLogits, targets, name } = withTargets(adapted);
+  const { model, builder, rowLogits, targets, name } = withTargets(adapted.model);
   const { graph } = model;
   const wrt = [...adapted.parameters.keys()].flatMap((module) =>
     rolesOf(module).map((role) => ({ module, role, value: graph.findInput(parameterInput(module, role))! })),

@@ -13,8 +13,11 @@ const smallWeight = 1024;
  */
 export interface Workspace {
   readonly folder: string;
-  /** Moves the weights of a graph to the shared file; graphs cloned from it later refer to them there. */
-  shareWeights(graph: Graph): void;
+  /**
+   * Moves the weights of graphs to a shared file, a tensor that several read once; graphs cloned from them later refer
+   * to it there.
+   */
+  shareWeights(...graphs: readonly Graph[]): void;
   /** Writes a graph file and returns its path. */
   write(name: string, model: Model): string;
   close(): void;
@@ -33,16 +36,14 @@ export function openWorkspace(options: { readonly folder?: string } = {}): Works
   process.once('exit', close);
   return {
     folder,
-    shareWeights(graph) {
-      const large = [...graph.initializers].filter((value) => value.initializer!.byteLength >= smallWeight);
-      const moved = writeTensors(
-        large.map((value) => value.initializer!),
-        join(folder, `weights-${files++}.bin`),
-        kept,
+    shareWeights(...graphs) {
+      const large = graphs.flatMap((graph) =>
+        [...graph.initializers].filter((value) => value.initializer!.byteLength >= smallWeight),
       );
-      large.forEach((value, i) => {
-        value.initializer = moved[i]!;
-      });
+      const tensors = [...new Set(large.map((value) => value.initializer!))];
+      const written = writeTensors(tensors, join(folder, `weights-${files++}.bin`), kept);
+      const moved = new Map(tensors.map((tensor, i) => [tensor, written[i]!]));
+      for (const value of large) value.initializer = moved.get(value.initializer!)!;
     },
     write(name, model) {
       const path = join(folder, `${name}.onnx`);

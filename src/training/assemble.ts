@@ -8,12 +8,13 @@ import { selectSaved, selectTargets } from '../adapters/selection.ts';
 import type { AdapterStrategy, Budget, RankPlan, RunLength } from '../adapters/strategy.ts';
 import { type RunConfig, strategyOptions } from '../config/schema.ts';
 import { AloraError } from '../errors.ts';
-import { cloneModel } from '../onnx/clone.ts';
+import { adaptBackbone } from '../runtime/adaptBackbone.ts';
 import { AdaptedRuntime } from '../runtime/adaptedRuntime.ts';
 import { type Backbone, linearModules, loadBackbone } from '../runtime/backbone.ts';
 import { localModel } from '../runtime/hub.ts';
 import { findModel, type ModelDirectory } from '../runtime/modelDirectory.ts';
-import { type AdaptedModel, adapt } from '../runtime/trainingGraph.ts';
+import type { Device } from '../runtime/session.ts';
+import type { AdaptedModel } from '../runtime/trainingGraph.ts';
 import { openWorkspace, type Workspace } from '../runtime/workspace.ts';
 import { loadFactors, modulesOfAdapter } from './adapterFiles.ts';
 
@@ -45,14 +46,16 @@ export interface OpenedModel {
   readonly linear: readonly LinearModule[];
 }
 
+/** Which file, and the device that shall run it: default the CPU. */
+export interface ModelChoice extends Pick<RunConfig['model'], 'path' | 'file'> {
+  readonly device?: Device;
+}
+
 /** Locates, reads and prepares the model of a configuration. */
-export function openModel(
-  model: Pick<RunConfig['model'], 'path' | 'file'>,
-  workspace = openWorkspace(),
-): OpenedModel {
+export function openModel(model: ModelChoice, workspace = openWorkspace()): OpenedModel {
   try {
     const directory = findModel(model.path, { file: model.file });
-    const backbone = loadBackbone(directory, workspace);
+    const backbone = loadBackbone(directory, workspace, model.device);
     return { directory, workspace, backbone, linear: linearModules(backbone) };
   } catch (error) {
     workspace.close();
@@ -61,10 +64,7 @@ export function openModel(
 }
 
 /** The same, where the model may be a hub id that is downloaded first. */
-export async function fetchModel(
-  model: Pick<RunConfig['model'], 'path' | 'file'>,
-  workspace?: Workspace,
-): Promise<OpenedModel> {
+export async function fetchModel(model: ModelChoice, workspace?: Workspace): Promise<OpenedModel> {
   return openModel({ ...model, path: await localModel(model.path, model.file) }, workspace);
 }
 
@@ -99,31 +99,18 @@ export function assemble(opened: OpenedModel, config: RunConfig, options: Assemb
       ? { classes: options.classes, pooling: poolingOf(config, backbone) }
       : undefined;
 
-  const build = (dropout: boolean): AdaptedModel => {
-    const model = cloneModel(backbone.model);
-    // Modules refer to nodes and values: find them again in the clone.
-    const cloned = new Map(
-      linearModules({ model, config: backbone.config }).map((module) => [module.name, module]),
-    );
-    const twin = (module: LinearModule): LinearModule => ({
-      ...cloned.get(module.name)!,
-      index: module.index,
+  const build = (dropout: boolean): AdaptedModel =>
+    adaptBackbone(backbone, {
+      strategy,
+      options: own,
+      targets: modules,
+      saved,
+      classifier,
+      alpha: start ? undefined : config.adapter.alpha,
+      budget,
+      scalings,
+      dropout,
     });
-    return adapt(
-      { ...backbone, model },
-      {
-        strategy,
-        options: own,
-        targets: modules.map(twin),
-        saved: saved.map(twin),
-        classifier,
-        alpha: start ? undefined : config.adapter.alpha,
-        budget,
-        scalings,
-        dropout,
-      },
-    );
-  };
   const adapted = build(false);
   const trained = config.adapter.dropout > 0 ? build(true) : adapted;
   const heads = adapted.heads.map((head) => head.module);

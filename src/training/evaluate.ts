@@ -27,7 +27,7 @@ export interface EvaluateResult extends SplitResult {
 
 /** Loss and metrics of a split of a run's data, for the base model or with an adapter. */
 export async function evaluateRun(config: RunConfig, options: EvaluateOptions = {}): Promise<EvaluateResult> {
-  const opened = await fetchModel(config.model);
+  const opened = await fetchModel({ ...config.model, device: config.runtime.device });
   try {
     const data = await loadRunData(config, opened);
     const split = options.split ?? (data.dev.length > 0 ? 'dev' : 'test');

@@ -4,11 +4,10 @@ import { injectGatedLowRank } from '../adapters/lowRank.ts';
 import type { LinearModule, TargetModule } from '../adapters/module.ts';
 import { type LoadedPeftAdapter, readPeft } from '../adapters/peft.ts';
 import { type AdapterStrategy, defineStrategy } from '../adapters/strategy.ts';
-import { cloneModel } from '../onnx/clone.ts';
+import { adaptBackbone } from '../runtime/adaptBackbone.ts';
 import { AdaptedRuntime } from '../runtime/adaptedRuntime.ts';
-import { linearModules } from '../runtime/backbone.ts';
 import type { RuntimeOptions } from '../runtime/session.ts';
-import { adapt, type TrainedHead } from '../runtime/trainingGraph.ts';
+import type { TrainedHead } from '../runtime/trainingGraph.ts';
 import { loadFactors, modulesOfAdapter } from './adapterFiles.ts';
 import type { OpenedModel } from './assemble.ts';
 
@@ -40,25 +39,20 @@ export interface OpenAdaptedOptions extends RuntimeOptions {
 
 /** Opens sessions over a model and one adapter of any strategy, PEFT's own included; or over the base model. */
 export function openAdapted(opened: OpenedModel, options: OpenAdaptedOptions): AdaptedInference {
-  const { backbone, workspace } = opened;
+  const { backbone, workspace, linear } = opened;
   const adapter = options.adapter === undefined ? undefined : readPeft(options.adapter);
-  const model = cloneModel(backbone.model);
-  const linear = linearModules({ model, config: backbone.config });
   const modules = adapter ? modulesOfAdapter(adapter, linear) : [];
   const saved = adapter ? savedModules(adapter, linear) : [];
   const scalings = new Map([...(adapter?.modules ?? [])].map(([name, { scale }]) => [name, scale]));
-  const adapted = adapt(
-    { ...backbone, model },
-    {
-      strategy: finished,
-      options: {},
-      targets: modules,
-      saved,
-      classifier: options.classifier,
-      budget: { parameters: 0, rank: 1, at: 'final' },
-      scalings,
-    },
-  );
+  const adapted = adaptBackbone(backbone, {
+    strategy: finished,
+    options: {},
+    targets: modules,
+    saved,
+    classifier: options.classifier,
+    budget: { parameters: 0, rank: 1, at: 'final' },
+    scalings,
+  });
   const ranks = modules.map((module) => adapter!.modules.get(module.name)!.rank);
   const heads = adapted.heads.map((head) => head.module);
   const adapters = new AdapterSet(adapted.modules, adapted.parameters, ranks, options.seed ?? 0, heads);

@@ -27,7 +27,7 @@ export async function prepareRun(
   strategies: StrategyRegistry,
   workspace?: Workspace,
 ): Promise<PreparedRun> {
-  const opened = await fetchModel(config.model, workspace);
+  const opened = await fetchModel({ ...config.model, device: config.runtime.device }, workspace);
   try {
     const data = await loadRunData(config, opened);
     const { train } = config;

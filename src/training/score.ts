@@ -36,7 +36,7 @@ export async function scoreAdapter(
   score: ScoreRanks,
   options: ScoreOptions,
 ): Promise<ScoreResult> {
-  const opened = await fetchModel(config.model);
+  const opened = await fetchModel({ ...config.model, device: config.runtime.device });
   try {
     const data = await loadRunData(config, opened);
     if (data.dev.length === 0)

@@ -6,7 +6,7 @@ import { type AttributeInit, type Dim, Graph, type Value } from '../../src/onnx/
 import { Tensor } from '../../src/onnx/tensor.ts';
 import { fold } from '../../src/passes/fold.ts';
 import { inferTypes } from '../../src/passes/inferTypes.ts';
-import { lower, lowerings } from '../../src/passes/lower.ts';
+import { lower, lowerForward, lowerings } from '../../src/passes/lower.ts';
 import { evaluate } from '../../src/passes/symbolic.ts';
 import { type Feeds, modelOf, run, scaledError } from './models.ts';
 
@@ -421,6 +421,33 @@ describe('lower', () => {
       const rowsOf = (t: ort.Tensor) => (kept ? unpadded(t, kept) : t);
       expect(scaledError(rowsOf(actual[name]!), rowsOf(tensor))).toBeLessThan(tolerance);
     }
+  });
+
+  it.each(rows)('$name: kept where no gradient is needed', async (row) => {
+    const c = new Case();
+    row.build(c);
+    const model = modelOf(c.graph, row.opset ?? 17);
+    const expected = await run(model, c.feeds);
+    lowerForward(model, () => true);
+    // Sums, projections and quantisers come apart; the heavy part is still one operator of ONNX Runtime's.
+    const apart = /^Skip/.test(row.name);
+    const { nodes } = model.graph;
+    expect(nodes.some(({ op, domain }) => domain !== '' || lowerings[op])).toBe(
+      !apart || nodes.some(({ op }) => op === 'SimplifiedLayerNormalization'),
+    );
+    const actual = await run(model, c.feeds);
+    for (const [name, tensor] of Object.entries(expected)) {
+      const rowsOf = (t: ort.Tensor) => (row.lengths ? unpadded(t, row.lengths) : t);
+      expect(scaledError(rowsOf(actual[name]!), rowsOf(tensor))).toBeLessThan(row.tolerance ?? 4e-7);
+    }
+  });
+
+  it('takes everything apart for a device that has no fused kernels', () => {
+    const c = new Case();
+    gqa(4, 2)(c);
+    const model = modelOf(c.graph);
+    lowerForward(model, () => false);
+    expect(model.graph.nodes.filter(({ domain }) => domain !== '')).toEqual([]);
   });
 
   it('says which node stands in the way, and why', () => {

@@ -1,6 +1,6 @@
 import { AloraError } from '../../errors.ts';
 import { attribute, Builder } from '../../onnx/builder.ts';
-import type { DType } from '../../onnx/dtype.ts';
+import { codeOf, type DType } from '../../onnx/dtype.ts';
 import {
   type AttributeInit,
   type Dim,
@@ -57,11 +57,25 @@ export class Site {
     return node;
   }
 
+  /** An operator of ONNX Runtime's own. */
+  contrib(op: string, inputs: readonly (Value | null)[], attributes: Attributes): Value[] {
+    return [this.typed(this.make.node(op, inputs, 1, { domain: 'com.microsoft', attributes })).output];
+  }
+
+  /** The fused node itself, on other inputs and with its first `outputs` outputs. */
+  again(inputs: readonly (Value | null)[], outputs: number): Value[] {
+    const { op, domain, name, attributes, metadata } = this.node;
+    const options = { name: name || op, domain, attributes: Object.fromEntries(attributes) };
+    const copy = this.typed(this.make.node(op, inputs, outputs, options));
+    copy.metadata = metadata;
+    return copy.outputs.map((value) => value!);
+  }
+
   /** The node that stands for the fused one: it takes over its name and metadata, which say what module it is. */
-  main(op: string, inputs: readonly (Value | null)[], attributes: Attributes = {}): Value {
+  main(op: string, inputs: readonly (Value | null)[], attributes: Attributes = {}, domain = ''): Value {
     const { graph, node } = this;
     const output = graph.value(`${node.name || node.op}/${op}_output_0`);
-    const main = new Node(op, '', node.name, inputs, [output]);
+    const main = new Node(op, domain, node.name, inputs, [output]);
     main.metadata = node.metadata;
     for (const [key, init] of Object.entries(attributes))
       if (init !== undefined) main.setAttribute(key, attribute(init));
@@ -113,8 +127,17 @@ export class Site {
     return this.op('Gather', [this.op('Shape', [x]), this.int(axis)], { axis: 0 });
   }
 
-  cast(x: Value, dtype: 'float32' | 'int64' | 'bool'): Value {
-    return this.op('Cast', [x], { to: { float32: 1, int64: 7, bool: 9 }[dtype] });
+  cast(x: Value, dtype: 'float32' | 'int32' | 'int64' | 'bool'): Value {
+    return this.op('Cast', [x], { to: codeOf(dtype) });
+  }
+
+  /** x rounded to 8 bits by the range of all its elements, once for all that read it: integers, scale, zero point. */
+  quantised(x: Value): readonly (Value | null)[] {
+    const integers = this.once(
+      `integers of ${x.name}`,
+      () => this.outputs('DynamicQuantizeLinear', [x], 3)[0]!,
+    );
+    return integers.producer!.outputs;
   }
 
   /** One value for all nodes of the model that ask with the same key; computed where the first one asks. */
