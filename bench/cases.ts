@@ -1,4 +1,4 @@
-import { existsSync } from 'node:fs';
+import { cpSync, existsSync } from 'node:fs';
 import { join } from 'node:path';
 import { bertConfig, writeBert } from './models/bert.ts';
 import { gpt2Config, writeGpt2 } from './models/gpt2.ts';
@@ -84,4 +84,10 @@ export function writtenOnce(name: string, write: (folder: string) => void): stri
   const folder = join('.models', name);
   if (!existsSync(join(folder, 'config.json'))) write(folder);
   return folder;
+}
+
+/** Gives a folder of `.models` the tokenizer of a small fixture, whose tokens any of the models has. */
+export function withTokenizer(folder: string): void {
+  for (const file of ['tokenizer.json', 'tokenizer_config.json'])
+    if (!existsSync(join(folder, file))) cpSync(join('fixtures/models/gpt2', file), join(folder, file));
 }

@@ -11,8 +11,10 @@ const { steps } = step;
 const config = configOf(step);
 
 let secondsRunning = 0;
-watchSessions(({ begun, ended }) => {
-  secondsRunning += (ended - begun) / 1000;
+watchSessions({
+  onRun: ({ begun, ended }) => {
+    secondsRunning += (ended - begun) / 1000;
+  },
 });
 
 const started = performance.now();

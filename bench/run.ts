@@ -3,10 +3,15 @@ import { check, store } from './guard.ts';
 import { readOptions } from './options.ts';
 import { facts, writeFigures, writeReport } from './report.ts';
 import { scalingTable } from './scalingTable.ts';
+import { startTable } from './startTable.ts';
 import { stepTable } from './stepTable.ts';
 import type { BenchTable, TableResult } from './table.ts';
 
-const tables: Readonly<Record<string, BenchTable>> = { step: stepTable, scaling: scalingTable };
+const tables: Readonly<Record<string, BenchTable>> = {
+  step: stepTable,
+  scaling: scalingTable,
+  start: startTable,
+};
 
 const options = readOptions(tables);
 const results = new Map<string, TableResult>();

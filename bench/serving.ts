@@ -1,4 +1,4 @@
-import { cpSync, existsSync, mkdtempSync, rmSync } from 'node:fs';
+import { mkdtempSync, rmSync } from 'node:fs';
 import { cpus, tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { parseArgs } from 'node:util';
@@ -9,7 +9,7 @@ import { writePeft } from '../src/adapters/peftWriter.ts';
 import { loadModel } from '../src/index.ts';
 import { randomStream } from '../src/random.ts';
 import { openSession } from '../src/runtime/session.ts';
-import { modelFolder } from './cases.ts';
+import { modelFolder, withTokenizer } from './cases.ts';
 
 const help = `npm run bench:serving -- [options]
 
@@ -40,8 +40,7 @@ const [repeats, threads, rank] = [options.repeats, options.threads, options.rank
   number,
 ];
 const base = modelFolder('gpt2');
-for (const file of ['tokenizer.json', 'tokenizer_config.json'])
-  if (!existsSync(join(base, file))) cpSync(join('fixtures/models/gpt2', file), join(base, file));
+withTokenizer(base);
 
 const scratch = mkdtempSync(join(tmpdir(), 'onnx-alora-serving-'));
 const model = await loadModel(base, { threads });

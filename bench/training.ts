@@ -58,16 +58,23 @@ export interface Stretch {
   readonly ended: number;
 }
 
-/** Tells of every run of a session that is opened from now on: how long ONNX Runtime itself works. */
-export function watchSessions(onRun: (run: Stretch) => void): void {
+export interface SessionWatch {
+  onCreate?(creation: Stretch): void;
+  onRun?(run: Stretch, feeds: InferenceSession.FeedsType): void;
+}
+
+/** Tells of every session that is opened from now on, and of its runs: how long ONNX Runtime itself works. */
+export function watchSessions({ onCreate, onRun }: SessionWatch): void {
   const { create } = InferenceSession;
   InferenceSession.create = async (...inputs: unknown[]) => {
+    const begun = performance.now();
     const session = (await Reflect.apply(create, InferenceSession, inputs)) as InferenceSession;
+    onCreate?.({ begun, ended: performance.now() });
     const run = session.run.bind(session) as (...inputs: unknown[]) => Promise<InferenceSession.ReturnType>;
-    session.run = async (...feeds: unknown[]) => {
+    session.run = async (...given: unknown[]) => {
       const begun = performance.now();
-      const outputs = await run(...feeds);
-      onRun({ begun, ended: performance.now() });
+      const outputs = await run(...given);
+      onRun?.({ begun, ended: performance.now() }, given[0] as InferenceSession.FeedsType);
       return outputs;
     };
     return session;

@@ -5,6 +5,8 @@ export default defineConfig({
   entry: {
     run: 'bench/run.ts',
     ours: 'bench/ours.ts',
+    start: 'bench/start.ts',
+    trainRun: 'bench/trainRun.ts',
     scorers: 'bench/scorers.ts',
     serving: 'bench/serving.ts',
   },

@@ -1,0 +1,123 @@
+// One process from its start to its first steps: takes a case as JSON on standard input, prints one line of JSON.
+import { readFileSync } from 'node:fs';
+import type { InferenceSession } from 'onnxruntime-node';
+import { readModel } from '../src/onnx/decode.ts';
+import type { Model } from '../src/onnx/graph.ts';
+import { activationBytes, type Lengths, weightBytes } from '../src/runtime/memory.ts';
+import { findModel } from '../src/runtime/modelDirectory.ts';
+import { outputNames } from '../src/runtime/trainingGraph.ts';
+import { openWorkspace } from '../src/runtime/workspace.ts';
+import { assemble, openModel } from '../src/training/assemble.ts';
+import type { StepCase } from './cases.ts';
+import { batchOf, configOf, strategies, watchSessions } from './training.ts';
+
+/** Parts in the order in which they come. */
+export interface StartParts {
+  /** Seconds. */
+  readonly time: Readonly<Record<string, number>>;
+  /** Bytes; what the operating system counts, where a part is not said to be part of another. */
+  readonly memory: Readonly<Record<string, number>>;
+  /** Of the memory: contained in another part. */
+  readonly logits: number;
+  readonly weights: number;
+  /** Bytes of resident memory at its highest. */
+  readonly peak: number;
+}
+
+const time: Record<string, number> = {};
+/** Ends a part: what has passed since the last one ended. */
+let last = 0;
+function end(part: string): void {
+  const now = performance.now();
+  time[part] = (now - last) / 1000;
+  last = now;
+}
+
+end('Node, our modules, ONNX Runtime');
+const bare = process.memoryUsage.rss();
+const step = JSON.parse(readFileSync(0, 'utf8')) as StepCase;
+const config = configOf(step);
+const directory = findModel(config.model.path, {});
+
+last = performance.now();
+readModel(directory.file);
+end('reading the model');
+const reading = time['reading the model']!;
+
+const graphs = new Map<string, Model>();
+const workspace = openWorkspace();
+const opened = openModel(config.model, {
+  ...workspace,
+  shareWeights(graph) {
+    end('passes');
+    // The model is read again here, as in every run.
+    time.passes! -= reading;
+    workspace.shareWeights(graph);
+    end('writing the weights');
+  },
+  write(name, model) {
+    end(`graph: ${name}`);
+    graphs.set(name, model);
+    const path = workspace.write(name, model);
+    end(`writing: ${name}`);
+    return path;
+  },
+});
+const feedsOf = new Map<number, InferenceSession.FeedsType>();
+let runs = 0;
+watchSessions({
+  onCreate: () => end(`session: ${[...graphs.keys()].at(-1)}`),
+  onRun: (_, feeds) => feedsOf.set(runs++, feeds),
+});
+const length = { totalSteps: 10, stepsPerEpoch: 10 };
+const run = assemble(opened, config, { strategies, length });
+end('adding adapters');
+const built = process.memoryUsage.rss();
+await run.runtime.open();
+
+const batch = batchOf(step, 0);
+const scale = { loss: 1 / batch.rows.length, penalty: 1 };
+last = performance.now();
+await run.runtime.step(batch, scale);
+end('first step');
+await run.runtime.step(batch, scale);
+end('a later step');
+await run.runtime.evaluate(batch);
+end('first evaluation');
+
+const { values, gradients, firstMoments, secondMoments } = run.adapters;
+const [stepGraph, evaluation] = [graphs.get('step')!, graphs.get('evaluation')!];
+const lengths = lengthsOf(stepGraph, feedsOf.get(0)!);
+const rowLogits = evaluation.graph.findOutput(outputNames.rowLogits)!.shape!.at(-1) as number;
+const parts: StartParts = {
+  time,
+  memory: {
+    'Node, our modules, ONNX Runtime': bare,
+    'reading and preparing the model': built - bare,
+    'weights, mapped by the step': weightBytes(stepGraph),
+    'weights, mapped by the evaluation': weightBytes(evaluation),
+    'step: activations and gradients': activationBytes(stepGraph, lengths).arena,
+    'evaluation: activations': activationBytes(evaluation, lengthsOf(evaluation, feedsOf.get(runs - 1)!))
+      .arena,
+    'parameters, gradients, moments': [values, gradients, firstMoments, secondMoments].reduce(
+      (sum, array) => sum + array.byteLength,
+      0,
+    ),
+  },
+  logits: 4 * batch.rows.length * rowLogits,
+  weights: weightBytes(stepGraph),
+  peak: process.resourceUsage().maxRSS * 1024,
+};
+await run.close();
+console.log(JSON.stringify(parts));
+
+/** The lengths that the tensors of a run gave to the symbolic dimensions of a graph. */
+function lengthsOf({ graph }: Model, feeds: InferenceSession.FeedsType): Lengths {
+  const lengths: Record<string, number> = {};
+  for (const { name, shape } of graph.inputs)
+    shape?.forEach((dim, axis) => {
+      const tensor = feeds[name];
+      if (typeof dim === 'string' && tensor && 'dims' in tensor) lengths[dim] = tensor.dims[axis]!;
+    });
+  return lengths;
+}

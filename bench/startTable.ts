@@ -1,0 +1,94 @@
+import { median } from '../src/compare/statistics.ts';
+import { models, type StepCase, stepCase } from './cases.ts';
+import { runBundled } from './processes.ts';
+import { spread } from './spread.ts';
+import type { StartParts } from './start.ts';
+import { type BenchTable, progress } from './table.ts';
+import { grid, megabytes, seconds, withRange } from './text.ts';
+import type { TrainTimes } from './trainRun.ts';
+
+/** Steps between two checkpoints: the default of train.checkpointEvery. */
+const checkpointEvery = 200;
+
+interface StartResult {
+  readonly model: string;
+  /** One a turn. */
+  readonly starts: readonly StartParts[];
+  /** Of a model that writes text. */
+  readonly train?: TrainTimes;
+}
+
+/** Where the time goes before the first step, where the memory goes, and what a step of `train` is beside products. */
+export const startTable: BenchTable = {
+  about:
+    'start-up and memory by part, and what a step of `train` spends outside ONNX Runtime; a minute a model',
+  measure({ models: names, repeat, steps, threads }, show) {
+    const results = names.map((model): StartResult => {
+      const [labelling] = models[model]!.labellings as [StepCase['labelling']];
+      const step = stepCase(model, labelling, { steps, threads });
+      const starts = Array.from({ length: repeat }, (_, turn) => {
+        progress(`${model}: start, ${turn + 1} of ${repeat}`);
+        return runBundled<StartParts>('start', step);
+      });
+      if (labelling === 'classification') return { model, starts };
+      progress(`${model}: train`);
+      // Three steps to each checkpoint; the last step writes none.
+      const train = runBundled<TrainTimes>('trainRun', { ...step, steps: 3 * Math.max(3, steps) + 1 });
+      return { model, starts, train };
+    });
+    for (const result of results) show(text(result));
+    return { data: results };
+  },
+};
+
+function text({ model, starts, train }: StartResult): string {
+  const [first] = starts as [StartParts];
+  const of = (part: string) => spread(starts.map(({ time }) => time[part]!));
+  const names = Object.keys(first.time);
+  const before = names.slice(0, names.indexOf('first step'));
+  const ready = spread(starts.map(({ time }) => before.reduce((sum, part) => sum + time[part]!, 0)));
+  const parts = Object.keys(first.memory);
+  const bytes = (part: string) => median(starts.map(({ memory }) => memory[part]!));
+  const peak = median(starts.map((start) => start.peak));
+  const total = parts.reduce((sum, part) => sum + bytes(part), 0);
+  const sessions = before.filter((part) => part.startsWith('session: '));
+  return [
+    `${models[model]!.title}: start`,
+    grid(
+      ['', 'seconds'],
+      [
+        ...before.map((part) => [part, withRange(of(part))]),
+        ['ready for the first step', withRange(ready)],
+        ...names.slice(before.length).map((part) => [part, withRange(of(part))]),
+      ],
+    ),
+    `sessions of ${megabytes(first.weights)} of weights: ${sessions.map((part) => `${part.slice(9)} ${seconds(of(part).median)}`).join(', ')}`,
+    '',
+    `${models[model]!.title}: memory`,
+    grid(
+      ['', 'MB'],
+      [
+        ...parts.map((part) => [part, (bytes(part) / 1e6).toFixed(0)]),
+        ['sum', (total / 1e6).toFixed(0)],
+        ['measured peak', (peak / 1e6).toFixed(0)],
+      ],
+    ),
+    `the logits of the labelled positions are ${megabytes(first.logits)} of the activations; the weights are one file that all sessions map: the system counts it for each, and keeps it once`,
+    ...(train ? ['', outside(model, train)] : []),
+  ].join('\n');
+}
+
+function outside(model: string, { steps, before, after, checkpoints }: TrainTimes): string {
+  const ms = (value: number) => `${(1000 * value).toFixed(1)} ms`;
+  const [data, optimizer, checkpoint] = [before, after, checkpoints].map((values) => median(values)) as [
+    number,
+    number,
+    number,
+  ];
+  const all = data + optimizer + checkpoint / checkpointEvery;
+  const share = all / (median(steps) + checkpoint / checkpointEvery);
+  return [
+    `${models[model]!.title}: a step of train, ${seconds(median(steps))}`,
+    `outside ONNX Runtime ${ms(all)}, ${(100 * share).toFixed(2)} %: data and inputs ${ms(data)}, gradients, optimizer and metrics ${ms(optimizer)}, a checkpoint of ${ms(checkpoint)} every ${checkpointEvery} steps`,
+  ].join('\n');
+}

@@ -1,0 +1,68 @@
+// A real run of `train` on tokenised text: takes a case as JSON on standard input, prints one line of JSON.
+import { execFileSync } from 'node:child_process';
+import { mkdtempSync, readFileSync, rmSync } from 'node:fs';
+import { tmpdir } from 'node:os';
+import { join } from 'node:path';
+import { trainRun } from '../src/training/train.ts';
+import { type StepCase, withTokenizer } from './cases.ts';
+import { configOf, type Stretch, strategies, watchSessions } from './training.ts';
+
+/** Seconds, one a step; a step lasts from the end of the one before to its own. */
+export interface TrainTimes {
+  readonly steps: readonly number[];
+  /** Before ONNX Runtime works: the batch, its inputs, other turns of the event loop. */
+  readonly before: readonly number[];
+  /** After it: gradients summed and clipped, the optimizer, the line of metrics.jsonl. */
+  readonly after: readonly number[];
+  /** Of one checkpoint. */
+  readonly checkpoints: readonly number[];
+}
+
+const step = JSON.parse(readFileSync(0, 'utf8')) as StepCase;
+const scratch = mkdtempSync(join(tmpdir(), 'onnx-alora-bench-'));
+execFileSync(process.execPath, ['fixtures/data/moby-dick.mjs', scratch]);
+withTokenizer(step.folder);
+
+const runs: Stretch[] = [];
+watchSessions({ onRun: (run) => runs.push(run) });
+const ends: number[] = [];
+const checkpoints: Stretch[] = [];
+const config = configOf(step);
+try {
+  await trainRun(
+    {
+      ...config,
+      data: { ...config.data, train: join(scratch, 'dev.txt'), maxLength: step.length },
+      train: { ...config.train, batchSize: step.batch, checkpointEvery: 3, steps: step.steps },
+      output: join(scratch, 'run'),
+    },
+    {
+      strategies,
+      reporters: [
+        {
+          onStep: () => ends.push(performance.now()),
+          onCheckpoint({ kind }) {
+            if (kind === 'checkpoint') checkpoints.push({ begun: ends.at(-1)!, ended: performance.now() });
+          },
+        },
+      ],
+    },
+  );
+} finally {
+  rmSync(scratch, { recursive: true });
+}
+
+// The first step warms up. A checkpoint after a step is no part of the next.
+const times = ends.slice(1).map((ended, i) => {
+  const begun = checkpoints.find((checkpoint) => checkpoint.begun === ends[i])?.ended ?? ends[i]!;
+  const run = runs.find((run) => run.begun >= begun)!;
+  return { step: ended - begun, before: run.begun - begun, after: ended - run.ended };
+});
+const inSeconds = (values: readonly number[]) => values.map((value) => value / 1000);
+const measured: TrainTimes = {
+  steps: inSeconds(times.map((time) => time.step)),
+  before: inSeconds(times.map((time) => time.before)),
+  after: inSeconds(times.map((time) => time.after)),
+  checkpoints: inSeconds(checkpoints.map(({ begun, ended }) => ended - begun)),
+};
+console.log(JSON.stringify(measured));
