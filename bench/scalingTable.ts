@@ -1,6 +1,6 @@
 import { type StepCase, shape, writtenOnce } from './cases.ts';
 import { gpt2Config, writeGpt2 } from './models/gpt2.ts';
-import { runOurs } from './processes.ts';
+import { type Measured, runOurs } from './processes.ts';
 import { scalingFigure } from './scalingFigure.ts';
 import { type Spread, spread } from './spread.ts';
 import { type BenchTable, progress } from './table.ts';
@@ -45,27 +45,34 @@ export interface ScalingPoint {
 export const scalingTable: BenchTable = {
   about:
     'cost of our step against batch, length, rank, adapted modules and layers, on a small GPT-2; about a minute',
-  measure({ steps, threads }, show) {
-    const measured = new Map<string, Omit<ScalingPoint, 'axis' | 'at'>>();
-    const points = Object.entries(axes).flatMap(([axis, places]) =>
-      places.map((change): ScalingPoint => {
-        const place = { ...base, ...change };
-        const key = JSON.stringify(place);
-        const known = measured.get(key) ?? measure(place, { steps, threads });
-        measured.set(key, known);
-        return { axis, at: onAxis(change), ...known };
+  measure({ repeat, steps, threads }, show) {
+    const places = Object.entries(axes).flatMap(([axis, changes]) =>
+      changes.map((change) => ({ axis, at: onAxis(change), key: JSON.stringify({ ...base, ...change }) })),
+    );
+    // By turns over all places, so that other work on the machine does not meet one of them alone.
+    const runs = new Map<string, Measured[]>(places.map(({ key }) => [key, []]));
+    for (let turn = 0; turn < repeat; turn++)
+      for (const [key, own] of runs) {
+        progress(`scaling: ${key}, ${turn + 1} of ${repeat}`);
+        own.push(measure(JSON.parse(key) as Place, { steps, threads }));
+      }
+    const points = places.map(
+      ({ axis, at, key }): ScalingPoint => ({
+        axis,
+        at,
+        seconds: spread(runs.get(key)!.flatMap(({ steps }) => steps)),
+        peak: Math.max(...runs.get(key)!.map(({ peak }) => peak)),
       }),
     );
     show(text(points));
-    return { data: { base, points }, figures: [scalingFigure(points, [...Object.keys(axes)])] };
+    return { data: { base, points }, figures: [scalingFigure(points, Object.keys(axes))] };
   },
 };
 
-function measure(place: Place, run: Pick<StepCase, 'steps' | 'threads'>): Omit<ScalingPoint, 'axis' | 'at'> {
+function measure(place: Place, run: Pick<StepCase, 'steps' | 'threads'>): Measured {
   const { batch, length, rank, layers } = place;
-  progress(`scaling: ${JSON.stringify(place)}`);
   const folder = writtenOnce(`scaling-${layers}`, (path) => writeGpt2(path, { ...config, n_layer: layers }));
-  const { steps, peak } = runOurs({
+  return runOurs({
     folder,
     vocabulary: config.vocab_size,
     targets: kinds.slice(0, place.kinds),
@@ -77,7 +84,6 @@ function measure(place: Place, run: Pick<StepCase, 'steps' | 'threads'>): Omit<S
     answer: shape.answer,
     ...run,
   });
-  return { seconds: spread(steps), peak };
 }
 
 /** The number that an axis shows: modules are counted one by one. */

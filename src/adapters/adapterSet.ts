@@ -45,17 +45,20 @@ export class AdapterSet implements AdapterView {
     readonly heads: readonly TargetModule[] = [],
   ) {
     this.specs = specs;
+    const start = new Map(modules.map((module, i) => [module, ranks[i]!]));
     for (const module of [...modules, ...heads]) {
-      this.ranks.set(module, 0);
-      this.serialsOf.set(module, []);
-      this.liveOf.set(module, []);
-      this.nextSerial.set(module, 0);
+      const rank = start.get(module) ?? 0;
+      this.ranks.set(module, rank);
+      this.serialsOf.set(
+        module,
+        Array.from({ length: rank }, (_, i) => i),
+      );
+      this.liveOf.set(module, new Array<boolean>(rank).fill(true));
+      this.nextSerial.set(module, rank);
     }
+    // All at once: laid out module by module, every one would copy the arrays of those before it.
     this.layOut(new Map());
-    for (const slot of this.slots) if (slot.spec.rows !== 'rank') this.initialize(slot, 0, slot.spec.init);
-    modules.forEach((module, i) => {
-      this.append(module, ranks[i]!, (spec) => spec.init);
-    });
+    for (const slot of this.slots) this.initialize(slot, 0, slot.spec.init);
   }
 
   rank(module: TargetModule): number {
