@@ -8,6 +8,8 @@ import { llamaConfig, writeLlama } from './models/llama.ts';
 export const labellings = ['all', 'instruction', 'classification'] as const;
 export type Labelling = (typeof labellings)[number];
 
+export const computes = ['float32', 'int8'] as const;
+
 export interface BenchModel {
   readonly title: string;
   readonly vocabulary: number;
@@ -64,15 +66,19 @@ export interface StepCase {
   readonly steps: number;
   /** 0: one a core. */
   readonly threads: number;
+  /** Ours only: model.compute. Default float32. */
+  readonly compute?: (typeof computes)[number];
 }
 
 export function stepCase(
   name: string,
   labelling: Labelling,
-  run: Pick<StepCase, 'steps' | 'threads'>,
+  run: Pick<StepCase, 'steps' | 'threads' | 'compute'>,
 ): StepCase {
   const { vocabulary, targets, modulesToSave } = models[name]!;
-  return { folder: modelFolder(name), vocabulary, targets, modulesToSave, labelling, ...shape, ...run };
+  const { steps, threads, compute } = run;
+  const folder = modelFolder(name);
+  return { folder, vocabulary, targets, modulesToSave, labelling, ...shape, steps, threads, compute };
 }
 
 /** The folder of a model, written at its first use. */

@@ -1,5 +1,5 @@
 import { parseArgs } from 'node:util';
-import { type Labelling, labellings, models } from './cases.ts';
+import { computes, type Labelling, labellings, models } from './cases.ts';
 import { type Variant, variants } from './processes.ts';
 import type { BenchTable } from './table.ts';
 
@@ -19,6 +19,8 @@ export interface BenchOptions {
   readonly steps: number;
   /** 0: one a core. */
   readonly threads: number;
+  /** Of ours: model.compute. */
+  readonly compute: (typeof computes)[number];
   /** Files with ratios to compare with, and to write them to. */
   readonly check?: string;
   readonly store?: string;
@@ -43,6 +45,7 @@ Models have real shapes and random weights.
   --repeat <n>       processes of each configuration (default 2)
   --steps <n>        measured steps of a process (default 3)
   --threads <n>      0: one a core (default 0)
+  --compute <name>   ${computes.join(' or ')}: model.compute of ours (default float32)
   --check [file]     exit with 1 where a ratio has fallen by more than 15 % below the stored one (${storedRatios})
   --store [file]     store the ratios of this run for --check (${storedRatios})
   --json             print the results as JSON instead of tables
@@ -69,6 +72,7 @@ export function readOptions(tables: Tables): BenchOptions {
         repeat: { type: 'string', default: '2' },
         steps: { type: 'string', default: '3' },
         threads: { type: 'string', default: '0' },
+        compute: { type: 'string', default: 'float32' },
         check: { type: 'string' },
         store: { type: 'string' },
         json: { type: 'boolean', default: false },
@@ -94,6 +98,7 @@ export function readOptions(tables: Tables): BenchOptions {
     repeat: whole('repeat', options.repeat, 1),
     steps: whole('steps', options.steps, 1),
     threads: whole('threads', options.threads, 0),
+    compute: words('compute', options.compute, computes)[0] ?? 'float32',
     check: options.check,
     store: options.store,
     json: options.json,

@@ -51,8 +51,11 @@ export const stepTable: BenchTable = {
   },
 };
 
+const nameOf = ({ compute }: Pick<StepCase, 'compute'>) =>
+  compute === 'int8' ? 'onnx-alora int8' : 'onnx-alora';
+
 function contenders(step: StepCase, python: string | undefined, { peers }: BenchOptions): Contender[] {
-  const ours = { name: 'onnx-alora', run: () => runOurs(step) };
+  const ours = { name: nameOf(step), run: () => runOurs(step) };
   if (!python) return [ours];
   return [
     ours,
@@ -151,10 +154,11 @@ function summary(ours: Entry, others: readonly Entry[]): string[] {
 
 /** Of each peer to ours: time of a step, and peak memory. */
 function ratiosOf({ model, labelling, entries: [ours, ...others] }: CaseResult): Record<string, Spread> {
+  const row = [model, labelling, ...(ours.name === nameOf({ compute: 'int8' }) ? ['int8'] : [])].join(', ');
   return Object.fromEntries(
     others.filter(hasRun).flatMap((entry) => [
-      [`${model}, ${labelling}: time of ${entry.name}`, pairedRatio(stepsOf(entry), stepsOf(ours))],
-      [`${model}, ${labelling}: memory of ${entry.name}`, pairedRatio(peaksOf(entry), peaksOf(ours))],
+      [`${row}: time of ${entry.name}`, pairedRatio(stepsOf(entry), stepsOf(ours))],
+      [`${row}: memory of ${entry.name}`, pairedRatio(peaksOf(entry), peaksOf(ours))],
     ]),
   );
 }

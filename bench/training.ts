@@ -11,7 +11,7 @@ export const strategies = { lora };
 export function configOf(step: StepCase): RunConfig {
   return resolveRunConfig(
     {
-      model: { path: step.folder, targets: [...step.targets] },
+      model: { path: step.folder, targets: [...step.targets], compute: step.compute },
       data: { task: step.labelling === 'classification' ? 'classification' : 'text', train: 'none.jsonl' },
       adapter: { strategy: 'lora', alpha: 2 * step.rank, modulesToSave: [...step.modulesToSave] },
       budget: { rank: step.rank },

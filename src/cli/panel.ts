@@ -70,7 +70,7 @@ export function runPanel(run: RunInfo): Line[] {
     ],
     [
       'runtime',
-      `${run.device} · ${run.threads === 0 ? 'one thread per core' : plural(run.threads, 'thread')} · seed ${run.seed}${run.memoryEstimate === undefined ? '' : ` · about ${bytes(run.memoryEstimate)}`}`,
+      `${run.device} · ${run.compute === 'int8' ? 'int8 products · ' : ''}${run.threads === 0 ? 'one thread per core' : plural(run.threads, 'thread')} · seed ${run.seed}${run.memoryEstimate === undefined ? '' : ` · about ${bytes(run.memoryEstimate)}`}`,
     ],
     ['output', shortPath(run.output)],
   ];

@@ -165,6 +165,16 @@ function contradictions(raw: Section, tasks: readonly string[] | undefined): Pro
       got: warmup,
       allowed: 'a share below 1, or a whole number of steps',
     });
+  const device = valueAt(raw, ['runtime', 'device']);
+  if (valueAt(raw, ['model', 'compute']) === 'int8' && (device === 'cuda' || device === 'webgpu'))
+    problems.push({
+      code: 'CONFIG_CONFLICT',
+      message: `model.compute: int8 does not run on ${device}`,
+      path: ['model', 'compute'],
+      got: 'int8',
+      allowed: `float32 on ${device}, int8 on cpu`,
+      fix: 'remove model.compute, or set runtime.device to cpu: only that has 8-bit products',
+    });
   const task = valueAt(raw, ['data', 'task']);
   if (typeof task === 'string' && task !== '' && tasks && !tasks.includes(task))
     problems.push({

@@ -33,6 +33,12 @@ const model = z.strictObject({
     .enum(['cls', 'mean', 'sentence_embedding'])
     .optional()
     .describe('How a new classifier reads an encoder without a head; without it, what the file offers.'),
+  compute: z
+    .enum(['float32', 'int8'])
+    .default('float32')
+    .describe(
+      'How products with frozen weights are computed: int8 rounds weights and activations to 8 bits, on CPU.',
+    ),
 });
 
 const split = (which: string) =>

@@ -3,6 +3,7 @@ import type { AdapterSet } from '../adapters/adapterSet.ts';
 import { AloraError } from '../errors.ts';
 import type { Model } from '../onnx/graph.ts';
 import { readTransposed } from '../passes/readTransposed.ts';
+import { type Compute, openInt8, requireInt8, type ToInt8 } from './compute.ts';
 import { Feeder, type GateReader, type TokenBatch } from './feeds.ts';
 import { openSession, type RuntimeOptions, runSession } from './session.ts';
 import {
@@ -47,6 +48,8 @@ interface OpenGraph {
 export interface AdaptedRuntimeOptions extends RuntimeOptions {
   /** Training steps compute activations again instead of keeping them. */
   readonly recompute?: boolean;
+  /** How products with frozen weights are computed, in every session. Default float32. */
+  readonly compute?: Compute;
 }
 
 /**
@@ -55,6 +58,7 @@ export interface AdaptedRuntimeOptions extends RuntimeOptions {
  */
 export class AdaptedRuntime {
   private graphs = new Map<string, Promise<OpenGraph>>();
+  private toInt8: ToInt8 | undefined;
   constructor(
     readonly adapted: AdaptedModel,
     readonly adapters: AdapterSet,
@@ -62,12 +66,15 @@ export class AdaptedRuntime {
     readonly options: AdaptedRuntimeOptions,
     /** The same model with dropout, where the training step has it. */
     private readonly trained: AdaptedModel = adapted,
-  ) {}
+  ) {
+    if (options.compute === 'int8') this.toInt8 = openInt8(workspace, adapted.outputWeights);
+  }
 
   /** The same sessions over other numbers and ranks, such as those of the best adapter. */
   over(adapters: AdapterSet): AdaptedRuntime {
     const twin = new AdaptedRuntime(this.adapted, adapters, this.workspace, this.options, this.trained);
     twin.graphs = this.graphs;
+    twin.toInt8 = this.toInt8;
     return twin;
   }
 
@@ -138,8 +145,16 @@ export class AdaptedRuntime {
     );
   }
 
+  /** Opens a session over a graph of the adapted model, which computes as the others do. */
+  async openModel(name: string, model: Model): Promise<ort.InferenceSession> {
+    const products = this.toInt8?.(model);
+    if (products !== undefined && name in builders) requireInt8(products);
+    return openSession(this.workspace.write(name, model), this.options);
+  }
+
   async close(): Promise<void> {
-    for (const graph of this.graphs.values()) await (await graph).session.release();
+    // One that could not be opened has told so where it was asked for.
+    for (const graph of this.graphs.values()) await (await graph.catch(() => undefined))?.session.release();
     this.graphs.clear();
   }
 
@@ -158,7 +173,8 @@ export class AdaptedRuntime {
   private async openGraph(name: string, model: Model): Promise<OpenGraph> {
     const feeder = new Feeder(model.graph, this.adapters, [], this.adapted.seq2seq);
     readTransposed(model, { fused: this.options.device !== 'webgpu' });
-    return { session: await openSession(this.workspace.write(name, model), this.options), feeder };
+    const session = await this.openModel(name, model);
+    return { session, feeder };
   }
 }
 

@@ -9,7 +9,7 @@ import { findSegments, type Segments, startAt } from '../passes/segments.ts';
 import { type AdaptedRuntime, sum } from './adaptedRuntime.ts';
 import { Feeder, type GateReader } from './feeds.ts';
 import { gatesOf, type LabelledBatch } from './gateLosses.ts';
-import { openSession, runSession } from './session.ts';
+import { runSession } from './session.ts';
 import { evaluationGraph, outputNames } from './trainingGraph.ts';
 
 /** One stretch of the model between two cuts, with a session of its own. */
@@ -132,7 +132,7 @@ async function openStage(
     from === undefined ? [] : [from],
     runtime.adapted.seq2seq,
   );
-  const session = await openSession(runtime.workspace.write(`stage-${index}`, model), runtime.options);
+  const session = await runtime.openModel(`stage-${index}`, model);
   return { session, feeder, from, to };
 }
 

@@ -17,7 +17,7 @@ import { keepOutputs } from '../passes/prune.ts';
 import { dependents, recompute } from '../passes/recompute.ts';
 import { repeatCheap } from '../passes/repeatCheap.ts';
 import { findSegments } from '../passes/segments.ts';
-import type { Backbone } from './backbone.ts';
+import { type Backbone, linearModules } from './backbone.ts';
 import type { Seq2SeqTokens } from './seq2seq.ts';
 import type { Device } from './session.ts';
 
@@ -69,6 +69,8 @@ export interface AdaptedModel {
   readonly scalings: ReadonlyMap<string, number | undefined>;
   readonly heads: readonly TrainedHead[];
   readonly penalised: boolean;
+  /** Weights of output embedding and heads, with the width of what they read. */
+  readonly outputWeights: ReadonlyMap<Tensor, number>;
   readonly seq2seq?: Seq2SeqTokens;
 }
 
@@ -92,6 +94,7 @@ export function adapt<Options>(backbone: Backbone, options: AdaptOptions<Options
   const { model } = backbone;
   const { graph } = model;
   const builder = new Builder(graph, '/training');
+  const outputs = linearModules(backbone).filter(({ role }) => role !== 'linear');
   const sites = new Map<TargetModule, ModuleSite[]>(
     options.targets.map((module) => [
       module,
@@ -141,6 +144,9 @@ export function adapt<Options>(backbone: Backbone, options: AdaptOptions<Options
     scalings,
     heads,
     penalised: penalty !== undefined,
+    outputWeights: new Map(
+      outputs.flatMap((module) => module.uses.map(({ weight }) => [weight.tensor, module.in] as const)),
+    ),
     seq2seq,
   };
 }

@@ -3,6 +3,7 @@ import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { writeModel, writeTensors } from '../onnx/encode.ts';
 import type { Graph, Model } from '../onnx/graph.ts';
+import type { Tensor } from '../onnx/tensor.ts';
 
 /** Weights below this many bytes stay inside the graph files. */
 const smallWeight = 1024;
@@ -18,6 +19,8 @@ export interface Workspace {
    * to it there.
    */
   shareWeights(...graphs: readonly Graph[]): void;
+  /** Writes tensors to a file of their own and returns them as they lie there. */
+  store(tensors: readonly Tensor[]): Tensor[];
   /** Writes a graph file and returns its path. */
   write(name: string, model: Model): string;
   close(): void;
@@ -34,14 +37,17 @@ export function openWorkspace(options: { readonly folder?: string } = {}): Works
     if (options.folder === undefined) rmSync(folder, { recursive: true, force: true });
   };
   process.once('exit', close);
+  const store = (tensors: readonly Tensor[]) =>
+    writeTensors(tensors, join(folder, `weights-${files++}.bin`), kept);
   return {
     folder,
+    store,
     shareWeights(...graphs) {
       const large = graphs.flatMap((graph) =>
         [...graph.initializers].filter((value) => value.initializer!.byteLength >= smallWeight),
       );
       const tensors = [...new Set(large.map((value) => value.initializer!))];
-      const written = writeTensors(tensors, join(folder, `weights-${files++}.bin`), kept);
+      const written = store(tensors);
       const moved = new Map(tensors.map((tensor, i) => [tensor, written[i]!]));
       for (const value of large) value.initializer = moved.get(value.initializer!)!;
     },

@@ -125,7 +125,11 @@ export function assemble(opened: OpenedModel, config: RunConfig, options: Assemb
     for (const { spec, start: values } of head.parameters)
       if (values) adapters.parameter(head.module, spec.role).set(values);
   if (start) loadFactors(adapters, start, adapted.heads);
-  const runtimeOptions = { ...config.runtime, recompute: config.train.recompute };
+  const runtimeOptions = {
+    ...config.runtime,
+    recompute: config.train.recompute,
+    compute: config.model.compute,
+  };
   const runtime = new AdaptedRuntime(adapted, adapters, workspace, runtimeOptions, trained);
   const s = (module: TargetModule) =>
     adapted.scalings.get(module.name) ??

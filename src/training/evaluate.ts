@@ -39,6 +39,7 @@ export async function evaluateRun(config: RunConfig, options: EvaluateOptions = 
       });
     const { runtime } = openAdapted(opened, {
       ...config.runtime,
+      compute: config.model.compute,
       adapter: options.adapter,
       seed: config.train.seed,
       classifier:

@@ -5,8 +5,7 @@ import type { LinearModule, TargetModule } from '../adapters/module.ts';
 import { type LoadedPeftAdapter, readPeft } from '../adapters/peft.ts';
 import { type AdapterStrategy, defineStrategy } from '../adapters/strategy.ts';
 import { adaptBackbone } from '../runtime/adaptBackbone.ts';
-import { AdaptedRuntime } from '../runtime/adaptedRuntime.ts';
-import type { RuntimeOptions } from '../runtime/session.ts';
+import { AdaptedRuntime, type AdaptedRuntimeOptions } from '../runtime/adaptedRuntime.ts';
 import type { TrainedHead } from '../runtime/trainingGraph.ts';
 import { loadFactors, modulesOfAdapter } from './adapterFiles.ts';
 import type { OpenedModel } from './assemble.ts';
@@ -29,7 +28,7 @@ export interface AdaptedInference {
   readonly scalings: ReadonlyMap<string, number>;
 }
 
-export interface OpenAdaptedOptions extends RuntimeOptions {
+export interface OpenAdaptedOptions extends AdaptedRuntimeOptions {
   /** Folder of an adapter in PEFT format. */
   readonly adapter?: string;
   /** A new classifier on an encoder without a head. */

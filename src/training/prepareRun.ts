@@ -107,6 +107,7 @@ function describeRun(run: Omit<PreparedRun, 'info'>): RunInfo {
     evalEvery: config.train.evalEvery,
     seed: config.train.seed,
     device: config.runtime.device,
+    compute: config.model.compute,
     threads: config.runtime.threads,
     output: config.output,
   };

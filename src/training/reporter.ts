@@ -150,6 +150,8 @@ export interface RunInfo {
   readonly seed: number;
   readonly device: string;
   readonly threads: number;
+  /** How products with frozen weights are computed. */
+  readonly compute: 'float32' | 'int8';
   /** Peak memory expected, in bytes. */
   readonly memoryEstimate?: number;
   readonly output: string;

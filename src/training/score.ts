@@ -46,6 +46,7 @@ export async function scoreAdapter(
       });
     const { runtime, adapters } = openAdapted(opened, {
       ...config.runtime,
+      compute: config.model.compute,
       adapter: options.adapter,
       classifier:
         data.classes === undefined

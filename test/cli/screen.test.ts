@@ -45,6 +45,7 @@ const info: RunInfo = {
   seed: 0,
   device: 'cpu',
   threads: 1,
+  compute: 'float32',
   output: `${process.cwd()}/runs/tiny`,
 };
 

@@ -48,7 +48,12 @@ const minimal = 'model: {path: model}\ndata: {train: train.jsonl}\n';
 describe('readRunFile', () => {
   it('fills in defaults and makes paths absolute from the folder of the file', async () => {
     const { config, file } = await read(minimal);
-    expect(config.model).toEqual({ path: join(dir, 'model'), targets: 'all-linear', splitFused: false });
+    expect(config.model).toEqual({
+      path: join(dir, 'model'),
+      targets: 'all-linear',
+      splitFused: false,
+      compute: 'float32',
+    });
     expect(config.budget).toEqual({ rank: 8, at: 'final' });
     expect(config.train).toMatchObject({ epochs: 3, batchSize: 16, learningRate: 1e-4, seed: 0 });
     expect(config.adapter).toEqual({ strategy: 'lora', dropout: 0, modulesToSave: [] });
@@ -206,6 +211,14 @@ describe('refusals', () => {
       'CONFIG_CONFLICT',
       2,
       34,
+      undefined,
+    ],
+    [
+      'int8 on a GPU',
+      'model: {path: m, compute: int8}\ndata: {train: t}\nruntime: {device: cuda}',
+      'CONFIG_CONFLICT',
+      1,
+      27,
       undefined,
     ],
     ['a duplicate key', `${minimal}output: a\noutput: b\n`, 'CONFIG_DUPLICATE_KEY', 4, 1, undefined],
