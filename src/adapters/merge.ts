@@ -5,6 +5,7 @@ import { branchesOf } from './mergeBranch.ts';
 import { patchesOf, uniquePatches } from './mergePlan.ts';
 import { copyPatched } from './mergeWrite.ts';
 import type { ModelConfig } from './module.ts';
+import { fusedNames } from './packing.ts';
 import type { PeftAdapter } from './peft.ts';
 
 export interface MergeOptions {
@@ -157,8 +158,9 @@ function refuseOutput(root: string, out: string): void {
 }
 
 function refuseUnplaced(adapter: PeftAdapter, placed: ReadonlySet<string>, model: string): void {
+  const found = (key: string) => [key, ...fusedNames(key)].some((name) => placed.has(name));
   const missing = [...adapter.modules.keys(), ...adapter.saved.keys()].filter(
-    (key) => !placed.has(key) && adapter.modules.get(key)?.rank !== 0,
+    (key) => !found(key) && adapter.modules.get(key)?.rank !== 0,
   );
   if (missing.length === 0) return;
   throw new AloraError(

@@ -10,6 +10,7 @@ import { inferTypes } from '../passes/inferTypes.ts';
 import { prune } from '../passes/prune.ts';
 import { checkShape, graphsOf, refusePartial, transposed } from './mergePlan.ts';
 import type { LinearModule, ModelConfig, ModuleUse } from './module.ts';
+import { packAdapter } from './packAdapter.ts';
 import type { LowRankWeights, PeftAdapter } from './peft.ts';
 import { constantOf, hasHead, linearModulesOf } from './targets.ts';
 
@@ -33,11 +34,12 @@ export function branchesOf(
   root: string,
   file: string,
   config: ModelConfig,
-  adapter: PeftAdapter,
+  given: PeftAdapter,
 ): BranchedFile | undefined {
   const path = join(root, file);
   const model = decodeModel(readFileSync(path), path);
   const placed = placesOf(model, config);
+  const adapter = packed(given, placed, config);
   const quantised = placed.some(
     ({ module }) =>
       (adapter.modules.has(module.name) || adapter.saved.has(`${module.name}.weight`)) &&
@@ -59,6 +61,15 @@ interface Place {
   readonly module: LinearModule;
 }
 
+/** The adapter as the file packs its layers. */
+function packed(adapter: PeftAdapter, places: readonly Place[], config: ModelConfig): PeftAdapter {
+  return packAdapter(
+    adapter,
+    places.map(({ module }) => module),
+    config,
+  );
+}
+
 function placesOf(model: Model, config: ModelConfig): Place[] {
   return graphsOf(model.graph).flatMap((graph) =>
     linearModulesOf(graph, config, hasHead(model.graph)).map((module) => ({ graph, module })),
@@ -70,13 +81,15 @@ export function addBranches(
   model: Model,
   file: string,
   config: ModelConfig,
-  adapter: PeftAdapter,
+  given: PeftAdapter,
 ): Pick<BranchedFile, 'modules' | 'keys'> {
   const types = typesOf(model);
   const factors = new Map<string, readonly [Value, Value]>();
   const keys = new Set<string>();
   const modules = new Set<string>();
-  for (const { graph, module } of placesOf(model, config)) {
+  const places = placesOf(model, config);
+  const adapter = packed(given, places, config);
+  for (const { graph, module } of places) {
     const { name } = module;
     const weights = adapter.modules.get(name);
     if (weights && weights.rank > 0) {

@@ -6,6 +6,7 @@ import type { DType } from '../onnx/dtype.ts';
 import { describe, type Graph, type Node, type Value } from '../onnx/graph.ts';
 import type { ExternalData, Tensor } from '../onnx/tensor.ts';
 import type { LinearModule, ModelConfig } from './module.ts';
+import { packAdapter } from './packAdapter.ts';
 import type { LowRankWeights, PeftAdapter } from './peft.ts';
 import { constantOf, hasHead, linearModulesOf } from './targets.ts';
 
@@ -31,13 +32,14 @@ export interface Patch {
 /**
  * The patches that fold the adapter into one .onnx file of float weights; none where it holds no module of the adapter.
  */
-export function patchesOf(root: string, file: string, config: ModelConfig, adapter: PeftAdapter): Patch[] {
+export function patchesOf(root: string, file: string, config: ModelConfig, given: PeftAdapter): Patch[] {
   const path = join(root, file);
   const bytes = readFileSync(path);
   const model = decodeModel(bytes, path);
   const modules = graphsOf(model.graph).flatMap((graph) =>
     linearModulesOf(graph, config, hasHead(model.graph)),
   );
+  const adapter = packAdapter(given, modules, config);
   const users = usersByWeight(modules);
   const patches = new Map<Value, Patch>();
   const add = (value: Value, tensor: Tensor, readers: ReadonlySet<Node>, patch: Omit<Patch, keyof Place>) => {

@@ -1,5 +1,6 @@
 import type { Node, Value } from '../onnx/graph.ts';
 import type { Tensor } from '../onnx/tensor.ts';
+import type { Packing } from './packing.ts';
 
 /** A weight matrix that an adapter can be put beside: y = x W + b becomes y + s (x A diag(g)) B. */
 export interface TargetModule {
@@ -54,6 +55,8 @@ export interface LinearModule extends TargetModule, ModuleUse {
   readonly uses: readonly ModuleUse[];
   /** Whether the original keeps W as [in, out] (GPT-2's Conv1D), which PEFT calls fan_in_fan_out. */
   readonly fanInFanOut: boolean;
+  /** Of a fused projection that is split: the layer, how it is packed, and which part this is. */
+  readonly part?: { readonly of: LinearModule; readonly packing: Packing; readonly position: number };
 }
 
 /** config.json of a model directory; an empty object where there is none. */

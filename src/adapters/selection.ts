@@ -4,31 +4,26 @@ import type { LinearModule } from './module.ts';
 export interface SelectionOptions {
   /** Names as in PEFT's modules_to_save: what they name, or what stands beneath, is never adapted. */
   readonly modulesToSave?: readonly string[];
-  /** Whether query, key and value of a fused projection shall be modules of their own. */
-  readonly splitFused?: boolean;
 }
 
 /** A module path or its end; anything else in a list of targets is a regular expression over the whole name. */
 const plainName = /^[A-Za-z0-9_.-]+$/;
 
-const fused = /(^|\.)(qkv_proj|query_key_value|c_attn|gate_up_proj|Wqkv)$/;
-
 /**
  * The modules to adapt, numbered anew in graph order. `all-linear`: every linear layer except the output
  * embedding, a head and modulesToSave, as in PEFT. A list: each item is a name ending at a dot boundary or
  * a regular expression over the whole name, and must match at least one module, else CONFIG_TARGET_UNMATCHED.
- * A head is never adapted: modulesToSave trains it.
+ * A head is never adapted: modulesToSave trains it. The name of a fused projection that is split stands for its parts.
  */
 export function selectTargets(
   modules: readonly LinearModule[],
   targets: string | readonly string[],
-  { modulesToSave = [], splitFused = false }: SelectionOptions = {},
+  { modulesToSave = [] }: SelectionOptions = {},
 ): LinearModule[] {
   const saved = new Set(modulesToSave.flatMap((name) => modulesUnder(modules, name)));
   const open = modules.filter((module) => !saved.has(module) && module.role !== 'head');
   const items = typeof targets === 'string' ? [targets] : targets;
   const chosen = new Set(items.flatMap((item) => matches(open, item, modules)));
-  if (splitFused) refuseFused([...chosen]);
   if (chosen.size === 0)
     throw new AloraError('config', 'CONFIG_TARGET_UNMATCHED', 'There is no linear layer to adapt', {
       where: 'model.targets',
@@ -62,12 +57,13 @@ function matches(
   modules: readonly LinearModule[],
 ): LinearModule[] {
   if (item === 'all-linear') return open.filter((module) => module.role === 'linear');
-  const found = open.filter(matcher(item));
+  const matches = matcher(item);
+  const found = open.filter((module) => matches(module) || (module.part && matches(module.part.of)));
   if (found.length === 0) throw unmatched('model.targets', item, open, modules);
   return found;
 }
 
-function matcher(item: string): (module: LinearModule) => boolean {
+function matcher(item: string): (module: Pick<LinearModule, 'name'>) => boolean {
   if (plainName.test(item)) return ({ name }) => name === item || name.endsWith(`.${item}`);
   let whole: RegExp;
   try {
@@ -110,14 +106,4 @@ function unmatched(
         : 'Name modules of this model; `onnx-alora inspect` lists them.',
     },
   );
-}
-
-function refuseFused(modules: readonly LinearModule[]): void {
-  const found = modules.find(({ name }) => fused.test(name));
-  if (!found) return;
-  throw new AloraError('config', 'CONFIG_SPLIT_FUSED', 'Fused projections cannot be split yet', {
-    where: 'model.splitFused',
-    got: found.name,
-    fix: 'Set model.splitFused to false: the fused projection is then one module, as PEFT sees it.',
-  });
 }

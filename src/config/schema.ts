@@ -28,7 +28,9 @@ const model = z.strictObject({
   splitFused: z
     .boolean()
     .default(false)
-    .describe('Makes query, key and value of a fused projection modules of their own.'),
+    .describe(
+      'Makes query, key and value of a fused projection modules of their own, q_proj, k_proj and v_proj beside it (and gate_proj and up_proj of gate_up_proj).',
+    ),
   pooling: z
     .enum(['cls', 'mean', 'sentence_embedding'])
     .optional()

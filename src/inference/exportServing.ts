@@ -43,7 +43,10 @@ export async function exportServing({
   const model = readModel(directory.file);
   const sites = makeAdapterReady([model], directory.config, source.targets);
   // Refusals come before anything is written.
-  const fitted = adapters.map((folder) => ({ folder, adapter: fitAdapter(readPeft(folder), sites) }));
+  const fitted = adapters.map((folder) => ({
+    folder,
+    adapter: fitAdapter(readPeft(folder), sites, directory.config),
+  }));
   mkdirSync(out, { recursive: true });
   const workspace = openWorkspace({ folder: out });
   try {

@@ -336,7 +336,7 @@ class Served implements ServedModel {
     const path = resolve(adapter);
     let served = this.known.get(path);
     if (!served) {
-      served = fitAdapter(readPeft(path), this.sites);
+      served = fitAdapter(readPeft(path), this.sites, this.directory.config);
       this.known.set(path, served);
       // Tensors are made now, so that the first request does not wait for them.
       this.feeds([served]);

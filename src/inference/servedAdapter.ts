@@ -1,4 +1,6 @@
 import * as ort from 'onnxruntime-node';
+import type { ModelConfig } from '../adapters/module.ts';
+import { packAdapter } from '../adapters/packAdapter.ts';
 import type { LoadedPeftAdapter } from '../adapters/peft.ts';
 import { AloraError, nearest } from '../errors.ts';
 import type { Tensor } from '../onnx/tensor.ts';
@@ -39,7 +41,16 @@ function noFactors({ module, bias }: AdapterSite): SiteFactors {
  * Fits an adapter to the sites of a model. A head that the adapter trained in full becomes the difference to the
  * model's own head, written as factors. Errors: ADAPTER_MISMATCH, MODEL_NO_SITE.
  */
-export function fitAdapter(adapter: LoadedPeftAdapter, sites: readonly AdapterSite[]): ServedAdapter {
+export function fitAdapter(
+  given: LoadedPeftAdapter,
+  sites: readonly AdapterSite[],
+  config: ModelConfig,
+): ServedAdapter {
+  const adapter = packAdapter(
+    given,
+    sites.map(({ module }) => module),
+    config,
+  );
   const bySite = new Map(sites.map((site) => [site.module.name, site]));
   for (const name of adapter.modules.keys()) if (!bySite.has(name)) throw noSite(name, bySite);
   modulesOfAdapter(

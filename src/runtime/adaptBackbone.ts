@@ -1,4 +1,5 @@
 import type { LinearModule } from '../adapters/module.ts';
+import { partsOfFused, separateParts } from '../adapters/splitFused.ts';
 import { cloneModel } from '../onnx/clone.ts';
 import type { Model } from '../onnx/graph.ts';
 import { type Backbone, linearModules } from './backbone.ts';
@@ -23,9 +24,10 @@ function adaptCopy<Options>(
   options: AdaptOptions<Options>,
 ): AdaptedModel | undefined {
   const model = cloneModel(original);
-  const own = new Map(
-    linearModules({ model, config: backbone.config }).map((module) => [module.name, module]),
-  );
+  const found = linearModules({ model, config: backbone.config });
+  const wanted = new Set(options.targets.flatMap(({ name, part }) => (part ? [name] : [])));
+  const split = wanted.size > 0 ? partsOfFused(found, backbone.config) : found;
+  const own = new Map(separateParts(model.graph, split, wanted).map((module) => [module.name, module]));
   const twin = ({ name, index }: LinearModule): LinearModule => ({ ...own.get(name)!, index });
   const saved = options.saved?.map(twin);
   if (original !== backbone.model && saved?.some(({ weight }) => weight.storage !== 'float'))

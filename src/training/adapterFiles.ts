@@ -1,8 +1,16 @@
-import { basename } from 'node:path';
+import { basename, join } from 'node:path';
 import type { AdapterSet } from '../adapters/adapterSet.ts';
-import type { LinearModule, TargetModule } from '../adapters/module.ts';
-import type { LoadedPeftAdapter, LowRankWeights, PeftAdapter } from '../adapters/peft.ts';
+import type { LinearModule, ModelConfig, TargetModule } from '../adapters/module.ts';
+import {
+  packAdapter,
+  rankCounts,
+  readRankCounts,
+  splitFile,
+  unpackAdapter,
+} from '../adapters/packAdapter.ts';
+import { type LoadedPeftAdapter, type LowRankWeights, type PeftAdapter, readPeft } from '../adapters/peft.ts';
 import { writePeft } from '../adapters/peftWriter.ts';
+import { writeJson } from '../atomicFiles.ts';
 import { AloraError, nearest } from '../errors.ts';
 import { Tensor } from '../onnx/tensor.ts';
 import type { TrainedHead } from '../runtime/trainingGraph.ts';
@@ -67,6 +75,19 @@ export function toPeft(adapters: AdapterSet, context: PeftContext): PeftAdapter 
     taskType: context.taskType,
     fanInFanOut: context.fanInFanOut,
   };
+}
+
+/**
+ * Reads an adapter for a model's layers: what belongs to a fused projection that is split is dealt to its parts, and
+ * what belongs to layers that the file packs into one becomes that one's. Errors: MODEL_ADAPTER_*, ADAPTER_NOT_SPLIT.
+ */
+export function adapterFor(
+  folder: string,
+  linear: readonly LinearModule[],
+  config: ModelConfig,
+): LoadedPeftAdapter {
+  const dealt = unpackAdapter(readPeft(folder), linear, readRankCounts(folder));
+  return packAdapter(dealt, linear, config);
 }
 
 /** The adapted modules of an adapter within a model, in graph order. Errors: ADAPTER_MISMATCH. */
@@ -152,7 +173,19 @@ export function saveRunAdapter(
     // PEFT's word for Conv1D, which keeps its weight as [in, out].
     fanInFanOut: modules.some((module) => module.fanInFanOut),
   });
-  writePeft(folder, adapter, { dropout: run.config.adapter.dropout });
+  // Parts of a layer that is fused in the original model too are one layer to PEFT.
+  const fused = fusedInOriginal(modules);
+  const counts = rankCounts(adapter, fused, backbone.config);
+  writePeft(folder, packAdapter(adapter, fused, backbone.config), {
+    dropout: run.config.adapter.dropout,
+    beside: counts && ((partial) => writeJson(join(partial, splitFile), counts)),
+  });
+}
+
+/** The fused layers whose parts are among the modules, each once, where the original model has them fused. */
+function fusedInOriginal(modules: readonly LinearModule[]): LinearModule[] {
+  const fused = modules.flatMap(({ part }) => (part?.packing.fusedInOriginal ? [part.of] : []));
+  return [...new Map(fused.map((module) => [module.name, module])).values()];
 }
 
 function taskType({ kind, seq2seq }: Assembly['backbone']): PeftContext['taskType'] {

@@ -3,8 +3,9 @@ import { createReadStream } from 'node:fs';
 import { AdapterSet } from '../adapters/adapterSet.ts';
 import { resolveBudget } from '../adapters/budget.ts';
 import type { LinearModule, TargetModule } from '../adapters/module.ts';
-import { type LoadedPeftAdapter, readPeft } from '../adapters/peft.ts';
+import type { LoadedPeftAdapter } from '../adapters/peft.ts';
 import { selectSaved, selectTargets } from '../adapters/selection.ts';
+import { partsOfFused, refuseWhole } from '../adapters/splitFused.ts';
 import type { AdapterStrategy, Budget, RankPlan, RunLength } from '../adapters/strategy.ts';
 import { type RunConfig, strategyOptions } from '../config/schema.ts';
 import { AloraError } from '../errors.ts';
@@ -16,7 +17,7 @@ import { findModel, type ModelDirectory } from '../runtime/modelDirectory.ts';
 import type { Device } from '../runtime/session.ts';
 import type { AdaptedModel } from '../runtime/trainingGraph.ts';
 import { openWorkspace, type Workspace } from '../runtime/workspace.ts';
-import { loadFactors, modulesOfAdapter } from './adapterFiles.ts';
+import { adapterFor, loadFactors, modulesOfAdapter } from './adapterFiles.ts';
 
 /** Strategies by the word in the run file. */
 export type StrategyRegistry = Readonly<Record<string, AdapterStrategy<unknown>>>;
@@ -77,17 +78,20 @@ export interface AssembleOptions {
 
 /** Adds the configured adapters to an opened model. */
 export function assemble(opened: OpenedModel, config: RunConfig, options: AssembleOptions): Assembly {
-  const { backbone, linear, workspace, directory } = opened;
+  const { backbone, workspace, directory } = opened;
+  const { splitFused } = config.model;
+  const linear = splitFused ? partsOfFused(opened.linear, backbone.config) : opened.linear;
   const strategy = findStrategy(config, options.strategies);
   const own = strategyOptions(config.adapter);
-  const start = config.adapter.initFrom === undefined ? undefined : readPeft(config.adapter.initFrom);
+  const { initFrom } = config.adapter;
+  const start = initFrom === undefined ? undefined : adapterFor(initFrom, linear, backbone.config);
   const saved = selectSaved(linear, config.adapter.modulesToSave);
   const modules = start
     ? modulesOfAdapter(start, linear)
     : selectTargets(linear, config.model.targets, {
         modulesToSave: config.adapter.modulesToSave,
-        splitFused: config.model.splitFused,
       });
+  if (splitFused) refuseWhole(modules, backbone.config);
   const budget = start ? budgetOfAdapter(config, start, modules) : resolveBudget(modules, config.budget);
   const planned = strategy.plan(modules, budget, own, options.length);
   const plan = start

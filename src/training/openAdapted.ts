@@ -2,12 +2,12 @@ import { z } from 'zod';
 import { AdapterSet } from '../adapters/adapterSet.ts';
 import { injectGatedLowRank } from '../adapters/lowRank.ts';
 import type { LinearModule, TargetModule } from '../adapters/module.ts';
-import { type LoadedPeftAdapter, readPeft } from '../adapters/peft.ts';
+import type { LoadedPeftAdapter } from '../adapters/peft.ts';
 import { type AdapterStrategy, defineStrategy } from '../adapters/strategy.ts';
 import { adaptBackbone } from '../runtime/adaptBackbone.ts';
 import { AdaptedRuntime, type AdaptedRuntimeOptions } from '../runtime/adaptedRuntime.ts';
 import type { TrainedHead } from '../runtime/trainingGraph.ts';
-import { loadFactors, modulesOfAdapter } from './adapterFiles.ts';
+import { adapterFor, loadFactors, modulesOfAdapter } from './adapterFiles.ts';
 import type { OpenedModel } from './assemble.ts';
 
 /** Any finished adapter, whatever trained it: gated factors beside each module. */
@@ -39,7 +39,8 @@ export interface OpenAdaptedOptions extends AdaptedRuntimeOptions {
 /** Opens sessions over a model and one adapter of any strategy, PEFT's own included; or over the base model. */
 export function openAdapted(opened: OpenedModel, options: OpenAdaptedOptions): AdaptedInference {
   const { backbone, workspace, linear } = opened;
-  const adapter = options.adapter === undefined ? undefined : readPeft(options.adapter);
+  const adapter =
+    options.adapter === undefined ? undefined : adapterFor(options.adapter, linear, backbone.config);
   const modules = adapter ? modulesOfAdapter(adapter, linear) : [];
   const saved = adapter ? savedModules(adapter, linear) : [];
   const scalings = new Map([...(adapter?.modules ?? [])].map(([name, { scale }]) => [name, scale]));

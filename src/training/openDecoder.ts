@@ -3,6 +3,8 @@ import { AdapterSet } from '../adapters/adapterSet.ts';
 import { injectGatedLowRank } from '../adapters/lowRank.ts';
 import { addBranches } from '../adapters/mergeBranch.ts';
 import type { LinearModule } from '../adapters/module.ts';
+import { packAdapter } from '../adapters/packAdapter.ts';
+import { fusedNames } from '../adapters/packing.ts';
 import { type LoadedPeftAdapter, readPeft } from '../adapters/peft.ts';
 import { openRewriter, parameterInput } from '../adapters/rewriter.ts';
 import { findLinearModules } from '../adapters/targets.ts';
@@ -103,11 +105,13 @@ function addAdapter(
     const linear = findLinearModules(model, config);
     layers.push(...linear);
     const own = new Set(linear.map(({ name }) => name));
-    const modules = new Map([...adapter.modules].filter(([name]) => own.has(name)));
+    const packed = packAdapter(adapter, linear, config);
+    const modules = new Map([...packed.modules].filter(([name]) => own.has(name)));
     for (const name of modules.keys()) placed.add(name);
     return addFactors(model, { ...adapter, modules }, linear);
   });
-  const missing = [...adapter.modules].filter(([name, { rank }]) => rank > 0 && !placed.has(name));
+  const isPlaced = (name: string) => [name, ...fusedNames(name)].some((candidate) => placed.has(candidate));
+  const missing = [...adapter.modules].filter(([name, { rank }]) => rank > 0 && !isPlaced(name));
   // Names the first of them, and what it may be instead.
   modulesOfAdapter({ ...adapter, modules: new Map(missing) }, layers);
   return feeds;

@@ -1,7 +1,6 @@
 import { existsSync, readFileSync } from 'node:fs';
 import { cpus, totalmem } from 'node:os';
 import { AdapterSet } from '../adapters/adapterSet.ts';
-import { readPeft } from '../adapters/peft.ts';
 import type { AllocationReport, Json } from '../adapters/strategy.ts';
 import { writeFileAtomic } from '../atomicFiles.ts';
 import type { RunConfig } from '../config/schema.ts';
@@ -10,7 +9,7 @@ import { AloraError } from '../errors.ts';
 import { requireFinite, sum } from '../runtime/adaptedRuntime.ts';
 import type { Batch } from '../tasks/collate.ts';
 import { adamWStep, clipGradients, gradientNorm } from './adamw.ts';
-import { loadFactors, saveRunAdapter } from './adapterFiles.ts';
+import { adapterFor, loadFactors, saveRunAdapter } from './adapterFiles.ts';
 import type { StrategyRegistry } from './assemble.ts';
 import { restoreCheckpoint, type TrainingState, writeCheckpoint } from './checkpoint.ts';
 import { evaluateSplit, evaluationBatches } from './evaluation.ts';
@@ -406,7 +405,8 @@ class TrainingLoop {
   /** The test split is scored with the best adapter, which may have other ranks than the last one. */
   private async testWithBest(): Promise<RunResult['test']> {
     const { adapted, runtime, config } = this.setup;
-    const best = readPeft(this.folder.file('best'));
+    const { modules, backbone } = this.setup;
+    const best = adapterFor(this.folder.file('best'), modules, backbone.config);
     const ranks = adapted.modules.map((module) => best.modules.get(module.name)?.rank ?? 0);
     const heads = adapted.heads.map((head) => head.module);
     const adapters = new AdapterSet(adapted.modules, adapted.parameters, ranks, config.train.seed, heads);

@@ -94,6 +94,7 @@ function graphStep(assembly: Assembly): Step {
 export function openReference(
   { model, adapter, kind, gradients }: Pick<Reference, 'model' | 'adapter' | 'kind' | 'gradients'>,
   file: string,
+  splitFused = false,
 ): Assembly {
   const heads = [...gradients.keys()].flatMap((name) =>
     kind === 'encoder' || name.includes('lora_')
@@ -102,7 +103,7 @@ export function openReference(
   );
   const config = resolveRunConfig(
     {
-      model: { path: model, file },
+      model: { path: model, file, splitFused },
       data: { task: kind === 'causal' ? 'text' : 'classification', train: 'unread.jsonl', maxLength: 16 },
       adapter: { strategy: 'lora', initFrom: adapter, modulesToSave: [...new Set(heads)] },
       train: { steps: 5 },
@@ -121,8 +122,8 @@ export function openReference(
 const outsideTasks: readonly Kind[] = ['image', 'span', 'seq2seq'];
 
 /** Trains a file for the steps of a reference; compares every loss and the first gradients. */
-export async function compare(reference: Reference, file: string): Promise<Errors> {
-  const assembly = openReference(reference, file);
+export async function compare(reference: Reference, file: string, splitFused = false): Promise<Errors> {
+  const assembly = openReference(reference, file, splitFused);
   try {
     const { adapters } = assembly;
     const step = (outsideTasks.includes(reference.kind) ? graphStep : trainerStep)(assembly);

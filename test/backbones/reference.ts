@@ -32,12 +32,12 @@ const fixtures = resolve('fixtures');
 const read = (...path: string[]) => JSON.parse(readFileSync(join(fixtures, ...path), 'utf8'));
 
 /** A run of fixtures/backbones/trace.py. */
-export function readBackbone(name: string, variant: string): Reference {
+export function readBackbone(name: string, variant: string, adapter = 'adapter'): Reference {
   const trace = read('backbones', name, `${variant}.json`);
   return {
     kind: trace.kind,
     model: join(fixtures, 'backbones', name),
-    adapter: join(fixtures, 'backbones', name, 'adapter'),
+    adapter: join(fixtures, 'backbones', name, adapter),
     batches: trace.batches,
     losses: trace.losses,
     rates: trace.losses.map(() => trace.learningRate),
