@@ -28,14 +28,19 @@ export function dataSummary(splits: Splits) {
 
 /**
  * The first rows of train as the model sees them: trained tokens green, masked ones dim; without colours, trained
- * tokens in brackets. Then lengths, shares and dropped rows of every split.
+ * tokens in brackets, and a token's class behind it. Then lengths, shares and dropped rows of every split.
  */
-export function dataView(splits: Splits, tokenizer: Tokenizer, rows: number, colours: Colours): string {
+export function dataView(
+  splits: Splits,
+  { tokenizer, labels }: { readonly tokenizer: Tokenizer; readonly labels?: readonly string[] },
+  rows: number,
+  colours: Colours,
+): string {
   const legend = colours.isColorSupported
     ? `${colours.green('trained')} ${colours.dim('masked')}`
     : '[trained] masked';
   const examples = (splits.train?.examples ?? []).slice(0, rows).map((example) => {
-    const preview = previewExample(example, tokenizer);
+    const preview = previewExample(example, tokenizer, labels);
     return `${colours.bold(preview.where)}  ${describe(preview)}\n${tokens(preview, colours)}`;
   });
   const summary = dataSummary(splits);
@@ -70,11 +75,11 @@ export function dataView(splits: Splits, tokenizer: Tokenizer, rows: number, col
   ].join('\n\n');
 }
 
-const describe = ({ tokens: all, label, truncated }: PreviewExample): string => {
+const describe = ({ kind, tokens: all, label, truncated }: PreviewExample): string => {
   const trained = all.filter((token) => token.trained).length;
   const learnt =
     label === undefined
-      ? `${trained} of ${all.length} tokens trained`
+      ? `${trained} of ${all.length} tokens ${kind === 'span' ? 'to find' : 'trained'}`
       : `${all.length} tokens, label ${label}`;
   return truncated ? `${learnt}, cut` : learnt;
 };
@@ -82,12 +87,17 @@ const describe = ({ tokens: all, label, truncated }: PreviewExample): string => 
 /** The text of an example, its runs of trained tokens marked. */
 function tokens({ tokens: all }: PreviewExample, colours: Colours): string {
   if (colours.isColorSupported)
-    return all.map(({ piece, trained }) => (trained ? colours.green(piece) : colours.dim(piece))).join('');
+    return all
+      .map(({ piece, trained, tag }) => {
+        const shown = trained ? colours.green(piece) : colours.dim(piece);
+        return tag === undefined ? shown : shown + colours.cyan(`/${tag}`);
+      })
+      .join('');
   let text = '';
-  for (const [i, { piece, trained }] of all.entries()) {
-    if (trained && !all[i - 1]?.trained) text += '[';
-    text += piece;
-    if (trained && !all[i + 1]?.trained) text += ']';
+  for (const [i, { piece, trained, tag }] of all.entries()) {
+    if (trained && (tag !== undefined || !all[i - 1]?.trained)) text += '[';
+    text += tag === undefined ? piece : `${piece}/${tag}`;
+    if (trained && (tag !== undefined || !all[i + 1]?.trained)) text += ']';
   }
   return text;
 }

@@ -54,7 +54,9 @@ const data = z.strictObject({
     .string()
     .min(1)
     .default('text')
-    .describe('What a row is and what is trained: text, prompt, chat, classification, or a named task.'),
+    .describe(
+      'What a row is and what is trained: text, prompt, chat, classification, token-classification, qa-span, or a named task.',
+    ),
   train: path().describe(
     'Training rows: .jsonl .json .csv .tsv .parquet, or documents: a .txt file, a directory or a glob.',
   ),
@@ -68,7 +70,9 @@ const data = z.strictObject({
     .array(z.string().min(1))
     .min(2)
     .optional()
-    .describe('Label words of a classification task on a decoder, in the order of the labels.'),
+    .describe(
+      'Label words of a classification task on a decoder, or names of the classes of a head, in the order of the labels.',
+    ),
   maxLength: z.int().min(2).max(1_000_000).default(128).describe('Tokens of a row at most.'),
   shuffle: z
     .boolean()

@@ -10,6 +10,7 @@ import { uncovered } from '../autodiff/differentiate.ts';
 import { describe, type Model } from '../onnx/graph.ts';
 import { readTransposed } from '../passes/readTransposed.ts';
 import { adaptBackbone } from '../runtime/adaptBackbone.ts';
+import { type BackboneKind, rowsOfExample } from '../runtime/backbone.ts';
 import { type MissingKernel, missingKernels } from '../runtime/deviceKernels.ts';
 import { activationBytes, weightBytes } from '../runtime/memory.ts';
 import type { Device } from '../runtime/session.ts';
@@ -47,7 +48,7 @@ export interface Inspection {
   readonly folder: string;
   readonly file: string;
   readonly backbone: string;
-  readonly kind: 'causal' | 'sequence' | 'encoder';
+  readonly kind: BackboneKind;
   readonly opset: number;
   readonly producer: string;
   readonly parameters: number;
@@ -186,7 +187,7 @@ function estimate(
   const weights = weightBytes(backbone.model);
   const shape = { batchSize, maxLength, recompute, weights };
   if (!graphs) return { ...shape, activations: 0, total: processBytes + 2 * weights };
-  const labels = backbone.kind === 'causal' ? batchSize * maxLength : batchSize;
+  const labels = batchSize * rowsOfExample(backbone.kind, maxLength);
   const lengths: Record<string, number> = { labels, ...chunkLengths('labels', labels) };
   for (const input of graphs.step.graph.inputs)
     input.shape?.forEach((dim, axis) => {

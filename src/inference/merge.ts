@@ -6,6 +6,7 @@ import { AloraError } from '../errors.ts';
 import { readModel } from '../onnx/decode.ts';
 import type { Graph } from '../onnx/graph.ts';
 import { randomStream } from '../random.ts';
+import { rowsOfExample } from '../runtime/backbone.ts';
 import { localModel } from '../runtime/hub.ts';
 import type { RuntimeOptions } from '../runtime/session.ts';
 import type { OpenedModel } from '../training/assemble.ts';
@@ -111,7 +112,7 @@ function probeBatch({ backbone, directory }: OpenedModel) {
   const random = randomStream(seed, 'probe');
   const vocabulary = Number(directory.config.vocab_size ?? 100);
   const count = size * length;
-  const rows = backbone.kind === 'causal' ? count : size;
+  const rows = size * rowsOfExample(backbone.kind, length);
   return {
     size,
     length,

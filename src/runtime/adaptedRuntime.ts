@@ -23,6 +23,8 @@ export interface BatchLosses {
   readonly losses: Float32Array;
   /** int64 [n]. */
   readonly predictions: BigInt64Array;
+  /** float32 [n * V], where they were asked for. */
+  readonly logits?: Float32Array;
 }
 
 /** float64 sum of float32 losses. */
@@ -114,14 +116,19 @@ export class AdaptedRuntime {
   }
 
   /** Losses at the labelled tokens; `gates` replaces the values of the gates. */
-  async evaluate(batch: TokenBatch, gates: GateReader = liveGates(this.adapters)): Promise<BatchLosses> {
+  async evaluate(
+    batch: TokenBatch,
+    gates: GateReader = liveGates(this.adapters),
+    { logits = false }: { readonly logits?: boolean } = {},
+  ): Promise<BatchLosses> {
     const { session, feeder } = await this.graph('evaluation');
     const feeds = { ...feeder.batch(batch), ...feeder.parameters(this.adapters, gates) };
-    const fetches = [outputNames.losses, outputNames.predictions];
+    const fetches = [outputNames.losses, outputNames.predictions, ...(logits ? [outputNames.rowLogits] : [])];
     const outputs = await runSession(session, 'evaluation', feeds, fetches);
     return {
       losses: outputs[outputNames.losses]!.data as Float32Array,
       predictions: outputs[outputNames.predictions]!.data as BigInt64Array,
+      logits: outputs[outputNames.rowLogits]?.data as Float32Array | undefined,
     };
   }
 

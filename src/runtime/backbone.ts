@@ -8,14 +8,18 @@ import { readModel } from '../onnx/decode.ts';
 import type { Model, Value } from '../onnx/graph.ts';
 import { prepareForTraining } from '../passes/index.ts';
 import { joinEncoder, readsEncoder } from '../passes/joinEncoder.ts';
+import { joinSpan } from '../passes/joinSpan.ts';
 import { kernels } from './deviceKernels.ts';
 import { generationConfig, type ModelDirectory } from './modelDirectory.ts';
 import { type Seq2SeqTokens, seq2SeqTokens } from './seq2seq.ts';
 import type { Device } from './session.ts';
 import type { Workspace } from './workspace.ts';
 
-/** What the model predicts: tokens at each position, a class for each row, or nothing yet (an encoder). */
-export type BackboneKind = 'causal' | 'sequence' | 'encoder';
+/**
+ * What the model predicts: the next token at each position, a class for each row, a class for each position (`tag`),
+ * the two ends of a span, or nothing yet (an encoder).
+ */
+export type BackboneKind = 'causal' | 'sequence' | 'tag' | 'span' | 'encoder';
 
 /** A frozen model made ready for adapters: lowered, without cache, typed, its weights in the workspace. */
 export interface Backbone {
@@ -62,7 +66,7 @@ export function loadBackbone(
       fix: 'Export the model again, with opset 17 for example.',
     });
   const seq2seq = readsEncoder(model) ? withEncoder(model, directory) : undefined;
-  const output = chooseOutput(model, directory);
+  const output = joinSpan(model) ?? chooseOutput(model, directory);
   const forward = prepareForTraining(model, { outputs: [output.name], forward: kernels[device] });
   workspace.shareWeights(model.graph, ...(forward ? [forward.graph] : []));
   const value = model.graph.findOutput(output.name) ?? model.graph.outputs[0]!;
@@ -135,10 +139,17 @@ function chooseOutput(model: Model, directory: ModelDirectory): Value {
 }
 
 function backboneKind(output: Value, config: ModelConfig): BackboneKind {
+  if (output.name === 'span_logits') return 'span';
   if (output.name !== 'logits') return 'encoder';
   const architecture = String((config.architectures as string[] | undefined)?.[0] ?? '');
   if (/ForSequenceClassification/.test(architecture) || output.shape?.length === 2) return 'sequence';
-  return 'causal';
+  return /ForTokenClassification/.test(architecture) ? 'tag' : 'causal';
+}
+
+/** Rows of logits that an example of this many tokens has. */
+export function rowsOfExample(kind: BackboneKind, length: number): number {
+  if (kind === 'span') return 2;
+  return kind === 'causal' || kind === 'tag' ? length : 1;
 }
 
 /** The linear layers of a backbone, in graph order. */

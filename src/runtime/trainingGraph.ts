@@ -81,7 +81,7 @@ export interface AdaptOptions<Options> extends RewriterOptions {
   readonly targets: readonly LinearModule[];
   /** Layers of the file to train in full. */
   readonly saved?: readonly LinearModule[];
-  /** A new linear classifier on an encoder's output. */
+  /** A new linear classifier on an encoder's output, pooled or as it is: `none` on [B, T, H] gives each token a class. */
   readonly classifier?: { readonly classes: number; readonly pooling: 'cls' | 'mean' | 'none' };
 }
 
@@ -291,7 +291,7 @@ function headParameter(role: string, rows: number, width: number): ParameterSpec
   return { role, rows, width, init, trained: true };
 }
 
-/** logits = pooled hidden state x W^T + b, W: [classes, hidden]. */
+/** logits = hidden state, pooled or not, x W^T + b, W: [classes, hidden]. */
 function addClassifier(
   { graph, opsets }: Model,
   builder: Builder,
@@ -319,11 +319,19 @@ function addClassifier(
   const specs = [headParameter('weight', classes, width), headParameter('bias', classes, 1)];
   const weight = graph.input(parameterInput(module, 'weight'), 'float32', [classes, width]);
   const bias = graph.input(parameterInput(module, 'bias'), 'float32', [classes]);
-  const logits = builder.op('Gemm', [pooled, weight, bias], {
-    attributes: { transB: 1 },
-    dtype: 'float32',
-    shape: [pooled.shape?.[0] ?? null, classes],
-  });
+  const shape = [...(pooled.shape ?? [null]).slice(0, pooled.shape?.length === 3 ? 2 : 1), classes];
+  let logits: Value;
+  if (shape.length === 2)
+    logits = builder.op('Gemm', [pooled, weight, bias], {
+      attributes: { transB: 1 },
+      dtype: 'float32',
+      shape,
+    });
+  else {
+    const turned = builder.op('Transpose', [weight], { dtype: 'float32', shape: [width, classes] });
+    const product = builder.op('MatMul', [pooled, turned], { dtype: 'float32', shape });
+    logits = builder.op('Add', [product, bias], { dtype: 'float32', shape });
+  }
   return {
     logits,
     head: { module, parameters: specs.map((spec) => ({ spec, start: null })), layout: 'out-in' },

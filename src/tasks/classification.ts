@@ -1,10 +1,10 @@
 import { AloraError } from '../errors.ts';
-import { encodeLabelWord, headLabels, resolveLabel } from './labels.ts';
+import { classNames, encodeLabelWord, resolveLabel } from './labels.ts';
 import {
   anyField,
-  type ClassificationHead,
   type Dropped,
   type Example,
+  type ModelHead,
   type PreparedTask,
   type Row,
   stringField,
@@ -43,20 +43,8 @@ const optionalText = (row: Row) =>
     ? undefined
     : stringField(row, 'text_pair');
 
-function withHead(head: ClassificationHead, context: TaskContext): PreparedTask {
-  const names = context.labels ?? headLabels(head);
-  if (names.length > head.size)
-    throw new AloraError(
-      'config',
-      'LABELS_EXCEED_HEAD',
-      `data.labels names ${names.length} classes, the head has ${head.size}`,
-      {
-        where: 'data.labels',
-        got: names.join(', '),
-        allowed: `${head.size} names`,
-        fix: 'name as many classes as the head has, or leave data.labels out: the names then come from id2label',
-      },
-    );
+function withHead(head: ModelHead, context: TaskContext): PreparedTask {
+  const names = classNames(head, context.labels);
   return {
     kind: 'sequence',
     metrics: ['accuracy'],

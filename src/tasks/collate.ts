@@ -15,9 +15,9 @@ export interface Batch {
   readonly tokenTypeIds?: BigInt64Array;
   /** [B * T], 0 .. T - 1 in each row. */
   readonly positionIds: BigInt64Array;
-  /** [n]: the trained places, ascending. Kind `token`: indices into B * T; kind `sequence`: into B. */
+  /** [n]: the trained places, ascending. Kinds `token` and `tag`: indices into B * T; `sequence`: B; `span`: B * 2. */
   readonly rows: BigInt64Array;
-  /** [n]: the token id or class to predict at each of `rows`. */
+  /** [n]: the token id, class or position to predict at each of `rows`. */
   readonly targets: BigInt64Array;
   /** Places (0 .. n - 1) that do not count for `accuracy`. */
   readonly uncounted: ReadonlySet<number>;
@@ -27,6 +27,8 @@ export interface Batch {
   readonly labels: number;
   /** [B]: the indices that the caller gave, else 0 .. B - 1. */
   readonly examples: readonly number[];
+  /** [B]: the examples themselves. */
+  readonly items: readonly Example[];
 }
 
 export interface CollateOptions {
@@ -60,7 +62,7 @@ export function collate(examples: readonly Example[], { padId, padTo = 0, indice
     });
     example.targets.forEach((target, t) => {
       if (target < 0) return;
-      rows.push(BigInt(kind === 'sequence' ? b : b * length + t));
+      rows.push(BigInt(b * placesOf(kind, length) + t));
       targets.push(BigInt(target));
     });
     if (example.endUncounted) uncounted.add(rows.length - 1);
@@ -79,5 +81,12 @@ export function collate(examples: readonly Example[], { padId, padTo = 0, indice
     tokens,
     labels: rows.length,
     examples: indices ?? examples.map((_, b) => b),
+    items: examples,
   };
+}
+
+/** Places of an example at which the model predicts something: rows of its logits. */
+export function placesOf(kind: ExampleKind, length: number): number {
+  if (kind === 'sequence') return 1;
+  return kind === 'span' ? 2 : length;
 }

@@ -13,6 +13,7 @@ import { trec } from './named/trec.ts';
 import { prompt } from './prompt.ts';
 import type { Task } from './task.ts';
 import { text } from './text.ts';
+import { tokenClassification } from './tokenClassification.ts';
 
 /** Every task by the word that stands in `data.task`: a new one is one file and one line here. */
 export const tasks: Readonly<Record<string, Task>> = {
@@ -20,6 +21,7 @@ export const tasks: Readonly<Record<string, Task>> = {
   prompt,
   chat,
   classification,
+  'token-classification': tokenClassification,
   'qa-span': qaSpan,
   alpaca,
   boolq,

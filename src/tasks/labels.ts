@@ -1,18 +1,39 @@
 import { AloraError, nearest } from '../errors.ts';
 import { encodePrompt } from './prompt.ts';
 import {
-  type ClassificationHead,
   type Dropped,
   type Example,
   formatSource,
   isDropped,
+  type ModelHead,
   type Row,
   type TaskContext,
 } from './task.ts';
 
 /** Names of the head's classes in order; `LABEL_3` and the like where the model names none. */
-export function headLabels({ size, id2label }: ClassificationHead): string[] {
+export function headLabels({ size, id2label }: ModelHead): string[] {
   return Array.from({ length: size }, (_, i) => id2label?.[String(i)] ?? `LABEL_${i}`);
+}
+
+/**
+ * The names of a head's classes: `data.labels`, else the model's own.
+ *
+ * @throws AloraError of kind config when there are more names than the head has classes.
+ */
+export function classNames(head: ModelHead, labels: readonly string[] | undefined): readonly string[] {
+  const names = labels ?? headLabels(head);
+  if (names.length <= head.size) return names;
+  throw new AloraError(
+    'config',
+    'LABELS_EXCEED_HEAD',
+    `data.labels names ${names.length} classes, the head has ${head.size}`,
+    {
+      where: 'data.labels',
+      got: names.join(', '),
+      allowed: `${head.size} names`,
+      fix: 'name as many classes as the head has, or leave data.labels out: the names then come from id2label',
+    },
+  );
 }
 
 const spoken = (name: string) => name.trim().toLowerCase().replaceAll('_', ' ');

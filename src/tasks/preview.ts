@@ -1,5 +1,5 @@
 import type { Split } from './data.ts';
-import { type Example, formatSource } from './task.ts';
+import { type Example, type ExampleKind, formatSource } from './task.ts';
 import type { Tokenizer } from './tokenizer.ts';
 
 /** One token as the `data` verb shows it. */
@@ -7,11 +7,14 @@ export interface PreviewToken {
   readonly id: number;
   /** Its part of the text; the parts of all tokens make up the text. */
   readonly piece: string;
-  /** True when the model learns to predict it. */
+  /** True when the model learns to predict it, or something about it. */
   readonly trained: boolean;
+  /** The class to predict for it, where tokens have classes. */
+  readonly tag?: string;
 }
 
 export interface PreviewExample {
+  readonly kind: ExampleKind;
   readonly where: string;
   readonly tokens: readonly PreviewToken[];
   /** The class to predict, for a model with a head. */
@@ -19,16 +22,31 @@ export interface PreviewExample {
   readonly truncated: boolean;
 }
 
-/** An example token by token. A token counts as trained when the position before it predicts it. */
-export function previewExample(example: Example, tokenizer: Tokenizer): PreviewExample {
+/**
+ * An example token by token. A token counts as trained when the position before it predicts it, when it has a tag
+ * (`labels` names them), or when it is part of the span to find.
+ */
+export function previewExample(
+  example: Example,
+  tokenizer: Tokenizer,
+  labels: readonly string[] = [],
+): PreviewExample {
   const { kind, ids, targets, source, truncated = false } = example;
   const pieces = tokenizer.pieces(ids);
+  const trained = {
+    token: (t: number) => t > 0 && (targets[t - 1] ?? -1) >= 0,
+    tag: (t: number) => targets[t]! >= 0,
+    span: (t: number) => t >= targets[0]! && t <= targets[1]!,
+    sequence: () => false,
+  }[kind];
   const tokens = ids.map((id, t) => ({
     id,
     piece: pieces[t] ?? '',
-    trained: kind === 'token' && t > 0 && (targets[t - 1] ?? -1) >= 0,
+    trained: trained(t),
+    ...(kind === 'tag' && trained(t) ? { tag: labels[targets[t]!] ?? String(targets[t]) } : {}),
   }));
   return {
+    kind,
     where: formatSource(source),
     tokens,
     truncated,
@@ -42,9 +60,9 @@ export interface SplitSummary {
   readonly examples: number;
   readonly truncated: number;
   readonly tokens: number;
-  /** Trained tokens (rows, for classification with a head). */
+  /** Trained tokens (rows, for classification with a head; ends of spans). */
   readonly labels: number;
-  /** labels / tokens; labels / examples for classification with a head. */
+  /** labels / tokens; 1 for classification with a head and for spans. */
   readonly trainedShare: number;
   readonly length: {
     readonly min: number;
@@ -63,7 +81,8 @@ export function summarizeSplit({ examples, rows, truncated }: Split): SplitSumma
     (sum, { targets }) => sum + targets.filter((target) => target >= 0).length,
     0,
   );
-  const whole = examples[0]?.kind === 'sequence' ? examples.length : tokens;
+  const { kind } = examples[0] ?? {};
+  const whole = kind === 'sequence' || kind === 'span' ? labels : tokens;
   return {
     rows,
     examples: examples.length,

@@ -1,4 +1,5 @@
 import { AloraError, nearest } from '../errors.ts';
+import type { Meter } from './metrics/meter.ts';
 import type { Tokenizer } from './tokenizer.ts';
 
 /** Where in the data something came from: line of a text file, row of a parquet file, block of a document. */
@@ -21,10 +22,11 @@ export interface Row {
 }
 
 /**
- * What an example asks of the model. `token`: one prediction per position, logits [batch, length, vocabulary].
- * `sequence`: one per row, logits [batch, classes].
+ * What an example asks of the model. `token`: the next token at a position, logits [batch, length, vocabulary].
+ * `sequence`: a class per row, logits [batch, classes]. `tag`: a class per position, logits [batch, length, classes].
+ * `span`: the positions of the first and the last token of an answer, logits [batch, 2, length].
  */
-export type ExampleKind = 'token' | 'sequence';
+export type ExampleKind = 'token' | 'sequence' | 'tag' | 'span';
 
 /** One tokenised row. */
 export interface Example {
@@ -33,7 +35,8 @@ export interface Example {
   readonly typeIds?: readonly number[];
   /**
    * Kind `token`: as long as `ids`; at each position the id to predict THERE (the next token: labels are shifted here
-   * and nowhere else), -1 where nothing is trained. Kind `sequence`: one number, the class.
+   * and nowhere else), -1 where nothing is trained. Kind `tag`: the same with the position's own class. Kind
+   * `sequence`: one number, the class. Kind `span`: the positions of the first and the last token.
    */
   readonly targets: readonly number[];
   readonly source: Source;
@@ -43,6 +46,8 @@ export interface Example {
   readonly completion?: string;
   /** All right answers, where a metric accepts several. */
   readonly references?: readonly string[];
+  /** Kind `span`: the text that the answer is part of, and which of `ids` are its tokens. */
+  readonly passage?: { readonly text: string; readonly first: number; readonly length: number };
   /** True when the last trained place is an end token that does not count for `accuracy`. */
   readonly endUncounted?: boolean;
   /** True when something of the row did not fit in maxLength. */
@@ -65,12 +70,17 @@ export interface TaskContext {
   readonly maxLength: number;
   /** Words of the classes, `data.labels` (classification on a decoder). */
   readonly labels?: readonly string[];
-  /** The model's classification head; absent for a decoder. */
-  readonly head?: ClassificationHead;
+  /** The model's head; absent for a decoder. */
+  readonly head?: ModelHead;
 }
 
-export interface ClassificationHead {
-  /** Number of classes. */
+/** What a head predicts; see ExampleKind. */
+export type HeadKind = Exclude<ExampleKind, 'token'>;
+
+export interface ModelHead {
+  /** Default: a class for each row. */
+  readonly kind?: HeadKind;
+  /** Number of classes; 2 for the ends of a span. */
   readonly size: number;
   /** Names of the classes, `id2label` of config.json. */
   readonly id2label?: Readonly<Record<string, string>>;
@@ -80,6 +90,8 @@ export type MetricName =
   | 'perplexity'
   | 'tokenAccuracy'
   | 'accuracy'
+  | 'precision'
+  | 'recall'
   | 'f1'
   | 'em'
   | 'bleu'
@@ -93,6 +105,10 @@ export interface PreparedTask {
   readonly metrics: readonly MetricName[];
   /** Metrics that need generated answers; computed by who generates. */
   readonly textMetrics?: readonly MetricName[];
+  /** Names of the classes, for a preview of tags. */
+  readonly labels?: readonly string[];
+  /** Metrics that one prediction alone does not tell; a new meter for each evaluation of a split. */
+  readonly meter?: () => Meter;
   /**
    * Tokenises one row.
    *
@@ -110,6 +126,8 @@ export interface Task {
   readonly fields: readonly string[];
   /** Names of its classes, where the task itself knows them: what a new head gets. */
   readonly labels?: readonly string[];
+  /** The head that it trains, where the model has one; a class for each row unless it says otherwise. */
+  readonly head?: HeadKind;
   /** True when `data.labels` says something to it. */
   readonly usesLabels?: boolean;
   /**

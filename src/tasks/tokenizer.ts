@@ -8,6 +8,12 @@ export interface Encoding {
   typeIds: number[];
 }
 
+/** An encoding made of given tokens; where the first and the second text begin in it. */
+export interface AssembledEncoding extends Encoding {
+  readonly at: number;
+  readonly pairAt: number;
+}
+
 export interface ChatMessage {
   readonly role: string;
   readonly content: string;
@@ -38,6 +44,8 @@ export interface Tokenizer {
   encode(text: string, textPair?: string, maxLength?: number): Encoding;
   /** Without special tokens (but special tokens written in the text are recognised). */
   encodePlain(text: string): number[];
+  /** Puts the post-processor's special tokens around tokens of one text, or of two; nothing is cut. */
+  assemble(first: readonly number[], second?: readonly number[]): AssembledEncoding;
   /** Ids outside the vocabulary (models pad theirs) are left out. */
   decode(ids: readonly number[], options?: { skipSpecial?: boolean }): string;
   /** One string per id whose concatenation is the text; a character cut over several ids appears at the last. */
@@ -135,6 +143,24 @@ export function createTokenizer(files: TokenizerFiles): Tokenizer {
   const standIn = '\0';
   const frame = postProcess([standIn], null).tokens;
   const at = frame.indexOf(standIn);
+  const pairStandIn = '\u0001';
+  const assemble = (first: readonly number[], second?: readonly number[]): AssembledEncoding => {
+    const { tokens, typeIds } = postProcess([standIn], second ? [pairStandIn] : null);
+    const around = tokens.map((token, i) => {
+      const own = token === standIn ? first : token === pairStandIn ? second! : [toId(token)];
+      return { ids: own, typeIds: own.map(() => typeIds[i]!) };
+    });
+    const begin = (token: string) => {
+      const before = around.slice(0, Math.max(0, tokens.indexOf(token)));
+      return before.reduce((count, { ids }) => count + ids.length, 0);
+    };
+    return {
+      ids: around.flatMap(({ ids }) => ids),
+      typeIds: around.flatMap((part) => part.typeIds),
+      at: begin(standIn),
+      pairAt: begin(pairStandIn),
+    };
+  };
   const eosId = special('eos_token');
   const modelMaxLength = config.model_max_length;
 
@@ -166,6 +192,7 @@ export function createTokenizer(files: TokenizerFiles): Tokenizer {
       return { ids: tokens.map(toId), typeIds };
     },
     encodePlain: (text) => tokenize(text).map(toId),
+    assemble,
     decode: (ids, options) => decode(ids, options?.skipSpecial ?? false),
     pieces(ids) {
       // Each piece is what its id adds to the text of the few ids before it, so that leading blanks and characters

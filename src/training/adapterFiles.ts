@@ -14,6 +14,7 @@ import { writeJson } from '../atomicFiles.ts';
 import { AloraError, nearest } from '../errors.ts';
 import { Tensor } from '../onnx/tensor.ts';
 import type { TrainedHead } from '../runtime/trainingGraph.ts';
+import { findTask } from '../tasks/index.ts';
 import type { Assembly } from './assemble.ts';
 
 /** Transposes a row-major matrix [rows, columns]. */
@@ -29,7 +30,7 @@ export interface PeftContext {
   readonly heads: readonly TrainedHead[];
   readonly modulesToSave: readonly string[];
   readonly baseModel: string;
-  readonly taskType: 'CAUSAL_LM' | 'SEQ_CLS' | 'SEQ_2_SEQ_LM';
+  readonly taskType: 'CAUSAL_LM' | 'SEQ_CLS' | 'TOKEN_CLS' | 'QUESTION_ANS' | 'SEQ_2_SEQ_LM';
   readonly fanInFanOut: boolean;
 }
 
@@ -160,7 +161,10 @@ export function loadFactors(
 export function saveRunAdapter(
   folder: string,
   run: Pick<Assembly, 'adapters' | 'adapted' | 'directory' | 'backbone' | 'modules' | 'scaling'> & {
-    readonly config: { readonly adapter: { readonly dropout: number } };
+    readonly config: {
+      readonly adapter: { readonly dropout: number };
+      readonly data: { readonly task: string };
+    };
   },
 ): void {
   const { adapters, adapted, directory, backbone, modules, scaling } = run;
@@ -169,7 +173,7 @@ export function saveRunAdapter(
     heads: adapted.heads,
     modulesToSave: adapted.heads.map((head) => head.module.name),
     baseModel: String(backbone.config._name_or_path || basename(directory.folder)),
-    taskType: taskType(backbone),
+    taskType: taskType(backbone, run.config.data.task),
     // PEFT's word for Conv1D, which keeps its weight as [in, out].
     fanInFanOut: modules.some((module) => module.fanInFanOut),
   });
@@ -188,7 +192,14 @@ function fusedInOriginal(modules: readonly LinearModule[]): LinearModule[] {
   return [...new Map(fused.map((module) => [module.name, module])).values()];
 }
 
-function taskType({ kind, seq2seq }: Assembly['backbone']): PeftContext['taskType'] {
+function taskType({ kind, seq2seq }: Assembly['backbone'], task: string): PeftContext['taskType'] {
   if (seq2seq) return 'SEQ_2_SEQ_LM';
-  return kind === 'causal' ? 'CAUSAL_LM' : 'SEQ_CLS';
+  return kind === 'encoder' ? taskTypes[findTask(task).head ?? 'sequence'] : taskTypes[kind];
 }
+
+const taskTypes = {
+  causal: 'CAUSAL_LM',
+  sequence: 'SEQ_CLS',
+  tag: 'TOKEN_CLS',
+  span: 'QUESTION_ANS',
+} as const;

@@ -17,7 +17,8 @@ import { findModel, type ModelDirectory } from '../runtime/modelDirectory.ts';
 import type { Device } from '../runtime/session.ts';
 import type { AdaptedModel } from '../runtime/trainingGraph.ts';
 import { openWorkspace, type Workspace } from '../runtime/workspace.ts';
-import { adapterFor, loadFactors, modulesOfAdapter } from './adapterFiles.ts';
+import { findTask } from '../tasks/index.ts';
+import { adapterFor, loadFactors, loadFactors, modulesOfAdapter, modulesOfAdapter } from './adapterFiles.ts';
 
 /** Strategies by the word in the run file. */
 export type StrategyRegistry = Readonly<Record<string, AdapterStrategy<unknown>>>;
@@ -217,6 +218,15 @@ function budgetOfAdapter(
 /** How a new classifier reads the encoder: as configured, else by what the file gives. */
 export function poolingOf(config: RunConfig, backbone: Backbone): 'cls' | 'mean' | 'none' {
   const gives = backbone.output === 'sentence_embedding' ? 'sentence_embedding' : 'tokens';
+  if (findTask(config.data.task).head === 'tag') {
+    if (gives === 'tokens' && config.model.pooling === undefined) return 'none';
+    throw new AloraError('config', 'CONFIG_POOLING', 'A class for every token needs every hidden state', {
+      where: 'model.pooling',
+      got: config.model.pooling ?? `a file that gives ${gives}`,
+      allowed: 'an encoder that gives last_hidden_state, without model.pooling',
+      fix: 'Leave model.pooling out, or use another file of the encoder.',
+    });
+  }
   const asked = config.model.pooling ?? (gives === 'tokens' ? 'mean' : 'sentence_embedding');
   if ((asked === 'sentence_embedding') !== (gives === 'sentence_embedding'))
     throw new AloraError(

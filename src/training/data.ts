@@ -5,8 +5,9 @@ import type { Backbone } from '../runtime/backbone.ts';
 import type { ModelDirectory } from '../runtime/modelDirectory.ts';
 import { loadData, type Split } from '../tasks/data.ts';
 import { readRows, resolveDataFiles } from '../tasks/files.ts';
-import { findTask } from '../tasks/index.ts';
-import type { ClassificationHead, Example, PreparedTask } from '../tasks/task.ts';
+import { findTask, tasks } from '../tasks/index.ts';
+import type { Example, ModelHead, PreparedTask, Task } from '../tasks/task.ts';
+import { listField } from '../tasks/tokenClassification.ts';
 import { loadTokenizer, type Tokenizer } from '../tasks/tokenizer.ts';
 import { requireTrainableHead } from './heads.ts';
 import type { RunInfo, SplitInfo } from './reporter.ts';
@@ -49,7 +50,8 @@ export async function loadRunData(config: RunConfig, model: DataModel): Promise<
       allowed: `at most ${contextLength} tokens (config.json)`,
       fix: `Set data.maxLength to ${contextLength} or less.`,
     });
-  const { head, fresh } = await classificationHead(config, model.backbone);
+  const { head, fresh } = await headOf(config, model.backbone);
+  requireTaskOfHead(config, model.backbone);
   const { data, train } = config;
   const loaded = await loadData({ ...data, tokenizer, head, seed: train.seed });
   if (loaded.task.kind === 'sequence' && model.backbone.kind === 'causal') throw notAClassifier(config);
@@ -96,37 +98,73 @@ export function contextOf(config: Readonly<Record<string, unknown>>): number | u
   return undefined;
 }
 
-/** The head of the file, or, for a bare encoder, one whose classes come from the task, data.labels or the training rows. */
-async function classificationHead(
+/** The head of the file, or, for a bare encoder, the task's, whose classes come from the task, data.labels or the training rows. */
+async function headOf(
   config: RunConfig,
   backbone: Backbone,
-): Promise<{ head: ClassificationHead | undefined; fresh: boolean }> {
-  if (backbone.kind === 'causal') return { head: undefined, fresh: false };
+): Promise<{ head: ModelHead | undefined; fresh: boolean }> {
+  const { kind } = backbone;
+  if (kind === 'causal') return { head: undefined, fresh: false };
+  if (kind === 'span') return { head: { kind, size: 2 }, fresh: false };
   const id2label = backbone.config.id2label as Record<string, string> | undefined;
-  if (backbone.kind === 'sequence') {
+  if (kind === 'sequence' || kind === 'tag') {
     const logits = backbone.model.graph.findOutput(backbone.output);
     const size = logits?.shape?.at(-1);
     const known = typeof size === 'number' ? size : Object.keys(id2label ?? {}).length;
-    return { head: { size: known, id2label }, fresh: false };
+    return { head: { kind, size: known, id2label }, fresh: false };
   }
-  const names = findTask(config.data.task).labels ?? config.data.labels ?? (await labelsOf(config));
+  const task = findTask(config.data.task);
+  const names = task.labels ?? config.data.labels ?? (await labelsOf(config, task));
   return {
-    head: { size: names.length, id2label: Object.fromEntries(names.map((name, i) => [String(i), name])) },
+    head: {
+      kind: task.head,
+      size: names.length,
+      id2label: Object.fromEntries(names.map((name, i) => [String(i), name])),
+    },
     fresh: true,
   };
 }
 
 /** Distinct labels of the training rows: names in alphabetical order, or 0 .. the largest integer. */
-async function labelsOf(config: RunConfig): Promise<string[]> {
+async function labelsOf(config: RunConfig, task: Task): Promise<string[]> {
   const { paths } = await resolveDataFiles(config.data.train);
   const names = new Set<string>();
   let largest = -1;
-  for await (const { fields } of readRows(paths, config.data.columns)) {
-    const { label } = fields;
-    if (typeof label === 'number' || /^\d+$/.test(String(label))) largest = Math.max(largest, Number(label));
-    else if (typeof label === 'string') names.add(label);
-  }
+  for await (const row of readRows(paths, config.data.columns))
+    for (const label of task.head === 'tag' ? listField(row, 'tags') : [row.fields.label]) {
+      if (typeof label === 'number' || /^\d+$/.test(String(label)))
+        largest = Math.max(largest, Number(label));
+      else if (typeof label === 'string') names.add(label);
+    }
   return names.size > 0 ? [...names].sort() : Array.from({ length: largest + 1 }, (_, i) => `LABEL_${i}`);
+}
+
+/** Refuses a task that asks for something else than the model's head predicts, before any row is read. */
+function requireTaskOfHead({ data }: RunConfig, { kind, output }: Backbone): void {
+  if (kind === 'encoder' && findTask(data.task).head === 'span')
+    throw new AloraError(
+      'config',
+      'TASK_MODEL',
+      'The task needs a model that finds spans, or one that writes',
+      {
+        where: 'data.task',
+        got: `${data.task}, on a model that gives ${output}`,
+        allowed: 'a model with start_logits and end_logits, or a decoder',
+        fix: 'Export the encoder with its head for question answering (task question-answering).',
+      },
+    );
+  if ((kind !== 'tag' && kind !== 'span') || findTask(data.task).head === kind) return;
+  throw new AloraError(
+    'config',
+    'TASK_MODEL',
+    "The task asks for something else than the model's head predicts",
+    {
+      where: 'data.task',
+      got: `${data.task}, on a model that predicts ${kind === 'tag' ? 'a class for every token' : 'the two ends of a span'}`,
+      allowed: Object.values(tasks).flatMap(({ name, head }) => (head === kind ? [name] : [])),
+      fix: 'Use a task of that head, or export the encoder alone (last_hidden_state).',
+    },
+  );
 }
 
 function notAClassifier(config: RunConfig): AloraError {

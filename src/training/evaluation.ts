@@ -32,13 +32,15 @@ export function evaluationBatches(
 export async function evaluateSplit(
   runtime: AdaptedRuntime,
   batches: readonly Batch[],
-  { metrics }: Pick<PreparedTask, 'metrics'>,
+  { metrics, meter: newMeter }: Pick<PreparedTask, 'metrics' | 'meter'>,
 ): Promise<SplitResult> {
   const totals = predictionMetrics(metrics);
+  const meter = newMeter?.();
   for (const batch of batches) {
-    const { losses, predictions } = await runtime.evaluate(batch);
+    const { losses, predictions, logits } = await runtime.evaluate(batch, undefined, meter);
     totals.add(batch, { losses, predicted: predictions });
+    meter?.add(batch, { predicted: predictions, logits });
   }
   const result = totals.result();
-  return { loss: result.loss, metrics: result.metrics };
+  return { loss: result.loss, metrics: { ...result.metrics, ...meter?.result() } };
 }

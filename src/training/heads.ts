@@ -3,8 +3,6 @@ import type { ModelDirectory } from '../runtime/modelDirectory.ts';
 
 /** Classes of transformers whose outputs no task of the run file can be learnt from, and what they are. */
 const untrained: readonly (readonly [RegExp, string])[] = [
-  [/ForTokenClassification$/, 'a class for every token'],
-  [/ForQuestionAnswering$/, 'the two ends of a span'],
   [/ForMaskedLM$/, 'masked tokens'],
   [/ForMultipleChoice$|ForNextSentencePrediction$|ForPreTraining$/, 'something else than classes or text'],
   [/ForImageClassification|ForObjectDetection|ForSemanticSegmentation|ForDepthEstimation/, 'from images'],
@@ -19,7 +17,8 @@ export function requireTrainableHead({ folder, config }: Pick<ModelDirectory, 'f
   throw new AloraError('model', 'MODEL_HEAD', `The model predicts ${found[1]}, which no task trains`, {
     where: folder,
     got: architecture,
-    allowed: 'a language model, a sequence classifier, or a text encoder without a head',
+    allowed:
+      'a language model, a text encoder without a head, or one that classifies texts or tokens or finds spans',
     fix: found[1].startsWith('from')
       ? 'Use a model of text: no task of the run file reads such data.'
       : 'Export the encoder alone (last_hidden_state); a new classifier is then trained on it.',

@@ -95,6 +95,7 @@ export const cases: readonly Case[] = [
   model('BART', 'transformers.js: `If` on use_cache_branch, two files', 'bart', {
     file: 'onnx/decoder_model_merged.onnx',
   }),
-  model('BERT, token classification (graph only)', torchscript, 'bert-tokens'),
+  model('BERT, token classification, head trained', torchscript, 'bert-tokens'),
+  model('BERT, answer spans, head trained', torchscript, 'bert-span'),
   model('ViT, image classification (graph only)', torchscript, 'vit'),
 ];

@@ -61,8 +61,6 @@ function blocked(attributes: Record<string, number>, reordered = false) {
 /** Each thing that is refused, with the error that a user reads. */
 export async function refusals(): Promise<Refusal[]> {
   const all: readonly (readonly [string, () => unknown])[] = [
-    ['BertForTokenClassification and the like', head('BertForTokenClassification')],
-    ['BertForQuestionAnswering and the like', head('BertForQuestionAnswering')],
     ['BertForMaskedLM and the like', head('BertForMaskedLM')],
     ['ViTForImageClassification and the like', head('ViTForImageClassification')],
     ['Whisper', head('WhisperForConditionalGeneration')],

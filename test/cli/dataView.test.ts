@@ -23,7 +23,7 @@ const tokenizer = { pieces: (ids: readonly number[]) => ids.map((id) => words[id
 
 describe('dataView', () => {
   it('marks trained tokens with brackets where there are no colours, and counts', () => {
-    expect(dataView({ train }, tokenizer, 3, pc.createColors(false))).toMatchInlineSnapshot(`
+    expect(dataView({ train }, { tokenizer }, 3, pc.createColors(false))).toMatchInlineSnapshot(`
       "[trained] masked
 
       rows.jsonl:1  2 of 4 tokens trained
@@ -37,7 +37,7 @@ describe('dataView', () => {
   });
 
   it('colours trained tokens apart from masked ones', () => {
-    const view = dataView({ train }, tokenizer, 3, pc.createColors(true));
+    const view = dataView({ train }, { tokenizer }, 3, pc.createColors(true));
     expect(view).toContain('\x1b[2m3:\x1b[22m\x1b[32m 05-03\x1b[39m\x1b[32m<end>\x1b[39m');
   });
 });

@@ -29,10 +29,12 @@ async function showData(file: string, { set, rows, json }: Options): Promise<voi
   ]);
   const model = await fetchModel(config.model);
   try {
-    const { splits, tokenizer, warnings } = await loadRunData(config, model);
+    const { splits, tokenizer, task, warnings } = await loadRunData(config, model);
     if (json) return printJson({ splits: dataSummary(splits), warnings });
     for (const warning of warnings) process.stderr.write(`warning: ${warning}\n`);
-    process.stdout.write(`${dataView(splits, tokenizer, rows, coloursFor(process.stdout))}\n`);
+    process.stdout.write(
+      `${dataView(splits, { tokenizer, labels: task.labels }, rows, coloursFor(process.stdout))}\n`,
+    );
   } finally {
     model.workspace.close();
   }

@@ -1,4 +1,4 @@
-import type { Batch } from '../collate.ts';
+import { type Batch, placesOf } from '../collate.ts';
 import type { MetricName } from '../task.ts';
 
 /** What the model made of a batch's trained places, in the order of `batch.rows`. */
@@ -65,6 +65,5 @@ export function predictionMetrics(names: readonly MetricName[]) {
 
 /** The example (place in the batch) to which the i-th trained place belongs. */
 function exampleOf(batch: Batch, i: number): number {
-  const row = Number(batch.rows[i]);
-  return batch.kind === 'sequence' ? row : Math.floor(row / batch.length);
+  return Math.floor(Number(batch.rows[i]) / placesOf(batch.kind, batch.length));
 }
