@@ -18,7 +18,7 @@ import type { Device } from '../runtime/session.ts';
 import type { AdaptedModel } from '../runtime/trainingGraph.ts';
 import { openWorkspace, type Workspace } from '../runtime/workspace.ts';
 import { findTask } from '../tasks/index.ts';
-import { adapterFor, loadFactors, loadFactors, modulesOfAdapter, modulesOfAdapter } from './adapterFiles.ts';
+import { adapterFor, loadFactors, modulesOfAdapter } from './adapterFiles.ts';
 
 /** Strategies by the word in the run file. */
 export type StrategyRegistry = Readonly<Record<string, AdapterStrategy<unknown>>>;
