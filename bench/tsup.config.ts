@@ -3,6 +3,7 @@ import { defineConfig } from 'tsup';
 /** The bench runs the sources of src, bundled. Its child processes are files beside it. */
 export default defineConfig({
   entry: {
+    agreement: 'bench/agreement.ts',
     run: 'bench/run.ts',
     ours: 'bench/ours.ts',
     start: 'bench/start.ts',

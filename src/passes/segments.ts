@@ -143,17 +143,22 @@ function cutsOf({ nodes, values, output }: Stream): Value[] {
 }
 
 /**
- * Makes a graph start at one of its cuts, in place: the value becomes an input, its producer and all that only it
+ * Makes a graph start at some of its values, in place: they become inputs, their producers and all that only these
  * needed go, and so do inputs that nothing reads any more. The outputs stay.
  */
-export function startAt(graph: Graph, cut: Value): void {
-  const input = graph.value(`${cut.name}/from`, cut.dtype, cut.shape);
-  graph.replaceUses(cut, input);
-  graph.inputs.unshift(input);
+export function startAt(graph: Graph, ...cuts: readonly Value[]): void {
+  const inputs = cuts.map((cut) => {
+    const input = graph.value(`${cut.name}/from`, cut.dtype, cut.shape);
+    graph.replaceUses(cut, input);
+    return input;
+  });
+  graph.inputs.unshift(...inputs);
   keepOutputs(
     graph,
     graph.outputs.map((value) => value.name),
   );
-  // The cut's producer is gone; its name is free for the input.
-  input.name = cut.name;
+  // The producers are gone; their names are free for the inputs.
+  inputs.forEach((input, i) => {
+    input.name = cuts[i]!.name;
+  });
 }

@@ -152,11 +152,11 @@ export class AdaptedRuntime {
     );
   }
 
-  /** Opens a session over a graph of the adapted model, which computes as the others do. */
-  async openModel(name: string, model: Model): Promise<ort.InferenceSession> {
+  /** Writes a graph of the adapted model so that it computes as the others do; the path is for openSession. */
+  write(name: string, model: Model): string {
     const products = this.toInt8?.(model);
     if (products !== undefined && name in builders) requireInt8(products);
-    return openSession(this.workspace.write(name, model), this.options);
+    return this.workspace.write(name, model);
   }
 
   async close(): Promise<void> {
@@ -180,8 +180,7 @@ export class AdaptedRuntime {
   private async openGraph(name: string, model: Model): Promise<OpenGraph> {
     const feeder = new Feeder(model.graph, this.adapters, [], this.adapted.seq2seq);
     readTransposed(model, { fused: this.options.device !== 'webgpu' });
-    const session = await this.openModel(name, model);
-    return { session, feeder };
+    return { session: await openSession(this.write(name, model), this.options), feeder };
   }
 }
 

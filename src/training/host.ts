@@ -5,7 +5,7 @@ import { randomStream } from '../random.ts';
 import { type AdaptedRuntime, liveGates } from '../runtime/adaptedRuntime.ts';
 import type { GateReader } from '../runtime/feeds.ts';
 import { naiveGateLosses } from '../runtime/gateLosses.ts';
-import { canSegment, SegmentedLosses } from '../runtime/segmentedLosses.ts';
+import { canStage, StagedLosses } from '../runtime/stagedLosses.ts';
 import type { Batch } from '../tasks/collate.ts';
 import type { Example } from '../tasks/task.ts';
 import { evaluationBatches } from './evaluation.ts';
@@ -26,7 +26,7 @@ export interface HostOptions {
   readonly breathe?: () => void;
 }
 
-/** From so many settings on, opening the stages of the model pays. */
+/** From so many settings on, cutting the model pays. */
 const worthStages = 8;
 
 /** What strategies see of our trainer; the loop advances `step`. */
@@ -36,7 +36,7 @@ export class ReferenceHost implements HostTrainer {
   readonly stepsPerEpoch: number;
   readonly adapters: AdapterSet;
   private dev: Batch[] | undefined;
-  private stages: Promise<SegmentedLosses> | undefined;
+  private stages: StagedLosses | undefined;
   private devExamples = 32;
 
   constructor(private readonly options: HostOptions) {
@@ -75,14 +75,10 @@ export class ReferenceHost implements HostTrainer {
 
   async losses(settings: readonly GateSetting[]): Promise<Float64Array> {
     const { runtime, breathe } = this.options;
-    if (settings.length < worthStages || !canSegment(this.adapters))
+    if (settings.length < worthStages || !canStage(this.adapters))
       return naiveGateLosses(runtime, this.devBatches(), settings, breathe);
-    this.stages ??= SegmentedLosses.open(runtime);
-    return (await this.stages).losses(this.devBatches(), settings, breathe);
-  }
-
-  async close(): Promise<void> {
-    await (await this.stages)?.close();
+    this.stages ??= StagedLosses.open(runtime);
+    return this.stages.losses(this.devBatches(), settings, breathe);
   }
 
   async gateGradients(on: 'all' | 'none' | 'current', data: 'dev' | 'heldBack'): Promise<GateGradients> {

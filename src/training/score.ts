@@ -70,7 +70,6 @@ export async function scoreAdapter(
     const begun = performance.now();
     const table = await score(host, { scorer: options.scorer, examples: options.examples });
     const seconds = (performance.now() - begun) / 1000;
-    await host.close();
     await runtime.close();
     if (options.out !== undefined) writeFileAtomic(options.out, `${JSON.stringify(table)}\n`);
     return { ...table, seconds };

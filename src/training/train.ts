@@ -54,7 +54,7 @@ export async function trainRun(config: RunConfig, options: TrainOptions): Promis
   const run = await prepareRun(config, options.strategies);
   try {
     const loop = new TrainingLoop(run, folder, options);
-    return await loop.run().finally(() => loop.close());
+    return await loop.run();
   } finally {
     await run.close();
   }
@@ -150,10 +150,6 @@ class TrainingLoop {
     }
     if (options.signal?.aborted) this.interrupt();
     return this.finish(stopped && this.state.step < run.totalSteps);
-  }
-
-  close(): Promise<void> {
-    return this.host.close();
   }
 
   private restore(): boolean {

@@ -173,7 +173,6 @@ describe('the importance of the ranks of an adapter', () => {
     });
   });
   afterAll(async () => {
-    await host.close();
     await run.close();
   });
 

@@ -5,7 +5,7 @@ import { randomStream } from '../../src/random.ts';
 import { AdaptedRuntime } from '../../src/runtime/adaptedRuntime.ts';
 import { linearModules } from '../../src/runtime/backbone.ts';
 import { naiveGateLosses } from '../../src/runtime/gateLosses.ts';
-import { SegmentedLosses } from '../../src/runtime/segmentedLosses.ts';
+import { StagedLosses } from '../../src/runtime/stagedLosses.ts';
 import { evaluationGraph } from '../../src/runtime/trainingGraph.ts';
 import * as strategies from '../../src/strategies.ts';
 import { collate } from '../../src/tasks/collate.ts';
@@ -105,14 +105,13 @@ describe('evaluation with the fused operators of the file', () => {
       expect(Math.abs(loss - expected[i]!)).toBeLessThan(tolerance);
     });
 
-    // Scoring cuts the same graph between its blocks: two of them here, and the head.
+    // Scoring cuts the same graph at its gates.
     const settings = adapters.modules.map(({ index }) => ({ on: 'all', except: [[index, 0]] }) as const);
-    const segmented = await SegmentedLosses.open(runtime);
-    const scores = await segmented.losses([rows], settings);
+    const staged = StagedLosses.open(runtime);
+    const scores = await staged.losses([rows], settings);
     (await naiveGateLosses(runtime, [rows], settings)).forEach((loss, i) => {
       expect(Math.abs(scores[i]! - loss) / loss).toBeLessThan(1e-5);
     });
-    await segmented.close();
     await plain.close();
     await assembly.close();
   });

@@ -3,7 +3,7 @@ import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { afterAll, describe, expect, it } from 'vitest';
 import { naiveGateLosses } from '../../src/runtime/gateLosses.ts';
-import { SegmentedLosses } from '../../src/runtime/segmentedLosses.ts';
+import { StagedLosses } from '../../src/runtime/stagedLosses.ts';
 import * as strategies from '../../src/strategies.ts';
 import { type Assembly, assemble, openModel } from '../../src/training/assemble.ts';
 import { evaluateRun } from '../../src/training/evaluate.ts';
@@ -118,9 +118,8 @@ describe('model.compute: int8', () => {
     });
     const settings = [0, 9, 27].map((module) => ({ on: 'all', except: [[module, 0]] }) as const);
     const naive = await naiveGateLosses(run.runtime, batches, settings);
-    const stages = await SegmentedLosses.open(run.runtime);
+    const stages = StagedLosses.open(run.runtime);
     const fast = await stages.losses(batches, settings);
-    await stages.close();
     await run.close();
     // The same integers; the largest magnitude of a row may differ in its last bit.
     naive.forEach((loss, i) => {

@@ -1,0 +1,179 @@
+import type * as ort from 'onnxruntime-node';
+import type { AdapterSet } from '../adapters/adapterSet.ts';
+import { parameterInput } from '../adapters/rewriter.ts';
+import type { GateSetting } from '../adapters/strategy.ts';
+import { cloneModel } from '../onnx/clone.ts';
+import type { Model, Value } from '../onnx/graph.ts';
+import { keepOutputs } from '../passes/prune.ts';
+import { readTransposed } from '../passes/readTransposed.ts';
+import { startAt } from '../passes/segments.ts';
+import { type Stages, stagesBySwitch } from '../passes/stages.ts';
+import { type AdaptedRuntime, sum } from './adaptedRuntime.ts';
+import { Feeder, type GateReader } from './feeds.ts';
+import { gatesOf, type LabelledBatch, naiveGateLosses } from './gateLosses.ts';
+import { openSession, runSession } from './session.ts';
+import { evaluationGraph, outputNames } from './trainingGraph.ts';
+
+/** A run of stages as a graph file. */
+interface Piece {
+  readonly path: string;
+  readonly feeder: Feeder;
+  /** What it reads of earlier stages. */
+  readonly inputs: readonly string[];
+  /** What later stages read of it; of the last stage, the losses. */
+  readonly outputs: readonly string[];
+}
+
+/** Hidden states by name, as they stand before a stage. */
+type Frontier = ReadonlyMap<string, ort.Tensor>;
+
+/** A batch under "all on" or "all off", and the settings that differ from it. */
+interface Baseline {
+  readonly batch: LabelledBatch;
+  readonly on: GateSetting['on'];
+  frontier: Frontier;
+}
+
+/**
+ * Losses of many gate settings by reusing what they share. The model is cut right before the gates of its modules: a
+ * setting that differs from "all on" (or "all off") in one module runs only what lies behind that module's gate,
+ * starting from what the unchanged setting leaves there, so that neither earlier blocks nor the module's own product
+ * are computed again. Ranks spread evenly over the blocks: a bit less than half of the work of whole passes remains.
+ *
+ * All settings of one cut follow each other, and one session is open at a time: it maps the weights that all others
+ * map, and costs milliseconds. The oracle is `naiveGateLosses`.
+ */
+export class StagedLosses {
+  private readonly pieces = new Map<string, Piece>();
+  /** The last stage that reads a value which stages hand on. */
+  private readonly lastRead: ReadonlyMap<string, number>;
+
+  private constructor(
+    private readonly runtime: AdaptedRuntime,
+    private readonly model: Model,
+    private readonly stages: Stages,
+    /** First stage that each module has a say in, by module index. */
+    private readonly stageOf: readonly number[],
+  ) {
+    const handedOn = stages.handedOn.flatMap((values) => [...values]);
+    this.lastRead = new Map(handedOn.map(([{ name }, last]) => [name, last]));
+  }
+
+  static open(runtime: AdaptedRuntime): StagedLosses {
+    const { adapters, options } = runtime;
+    const model = evaluationGraph(runtime.adapted);
+    const { graph } = model;
+    keepOutputs(graph, [outputNames.losses]);
+    readTransposed(model, { fused: options.device !== 'webgpu' });
+    const parameters = new Set(adapters.slots.map((slot) => parameterInput(slot.module, slot.spec.role)));
+    const gates = adapters.modules.map((module) => graph.findInput(parameterInput(module, 'gate')));
+    const stages = stagesBySwitch(graph, new Set(gates.filter((gate) => gate !== undefined)), ({ name }) =>
+      parameters.has(name),
+    );
+    const stageOf = gates.map((gate) => (gate ? stages.firstStage(gate) : stages.count));
+    return new StagedLosses(runtime, model, stages, stageOf);
+  }
+
+  /** Mean loss over all trained tokens of the batches under each setting; `breathe` may throw to stop. */
+  async losses(
+    batches: readonly LabelledBatch[],
+    settings: readonly GateSetting[],
+    breathe: () => void = () => {},
+  ): Promise<Float64Array> {
+    const { count } = this.stages;
+    const first = settings.map(({ except }) =>
+      Math.min(count, ...except.map(([module]) => this.stageOf[module]!)),
+    );
+    const lastOf = (on: GateSetting['on']) =>
+      Math.max(-1, ...first.filter((stage, i) => stage < count && settings[i]!.on === on));
+    const baselines: Baseline[] = (['all', 'none'] as const).flatMap((on) =>
+      batches.map((batch) => ({ batch, on, frontier: new Map() })),
+    );
+    const labels = batches.reduce((total, batch) => total + batch.labels, 0);
+    const means = new Float64Array(settings.length);
+    let at = 0;
+    for (const stage of [...new Set(first)].sort((a, b) => a - b)) {
+      if (stage === count) break;
+      await this.withPiece(at, stage, async (run) => {
+        for (const baseline of baselines) {
+          breathe();
+          if (stage > lastOf(baseline.on)) baseline.frontier = new Map();
+          else
+            baseline.frontier = await run(baseline, gatesOf(this.runtime, { on: baseline.on, except: [] }));
+        }
+      });
+      at = stage;
+      await this.withPiece(stage, count, async (run) => {
+        for (const [i, setting] of settings.entries()) {
+          if (first[i] !== stage) continue;
+          const gates = gatesOf(this.runtime, setting);
+          for (const baseline of baselines.filter(({ on }) => on === setting.on)) {
+            breathe();
+            const end = await run(baseline, gates);
+            means[i]! += sum(end.get(outputNames.losses)!.data as Float32Array) / labels;
+          }
+        }
+      });
+    }
+    const unchanged = settings.flatMap((_, i) => (first[i] === count ? [i] : []));
+    const whole = await naiveGateLosses(
+      this.runtime,
+      batches,
+      unchanged.map((i) => settings[i]!),
+      breathe,
+    );
+    unchanged.forEach((i, k) => {
+      means[i] = whole[k]!;
+    });
+    return means;
+  }
+
+  /** Opens the stages from `from` to before `to` for as long as `use` runs them. */
+  private async withPiece(
+    from: number,
+    to: number,
+    use: (run: (before: Baseline, gates: GateReader) => Promise<Frontier>) => Promise<void>,
+  ): Promise<void> {
+    const key = `stages-${from}-${to}`;
+    const piece = this.pieces.get(key) ?? this.write(key, from, to);
+    this.pieces.set(key, piece);
+    const { path, feeder, inputs, outputs } = piece;
+    const session = await openSession(path, this.runtime.options);
+    try {
+      await use(async ({ batch, frontier }, gates) => {
+        const feeds = { ...feeder.batch(batch), ...feeder.parameters(this.runtime.adapters, gates) };
+        for (const name of inputs) feeds[name] = frontier.get(name)!;
+        const results = await runSession(session, key, feeds, outputs);
+        const kept = [...frontier].filter(([name]) => this.lastRead.get(name)! >= to);
+        return new Map([...kept, ...Object.entries(results)]);
+      });
+    } finally {
+      await session.release();
+    }
+  }
+
+  private write(key: string, from: number, to: number): Piece {
+    const { handedOn, count } = this.stages;
+    const names = (begin: number, end: number) =>
+      handedOn
+        .slice(begin, end)
+        .flatMap((values) => [...values].flatMap(([{ name }, last]) => (last >= end ? [name] : [])));
+    const model = cloneModel(this.model);
+    const { graph } = model;
+    const values = new Map<string, Value>();
+    for (const { outputs } of graph.nodes)
+      for (const value of outputs) if (value) values.set(value.name, value);
+    const outputs = to === count ? [outputNames.losses] : names(from, to);
+    graph.outputs = outputs.map((name) => values.get(name)!);
+    const earlier = names(0, from);
+    startAt(graph, ...earlier.map((name) => values.get(name)!));
+    const inputs = earlier.filter((name) => graph.findInput(name));
+    const feeder = new Feeder(graph, this.runtime.adapters, inputs, this.runtime.adapted.seq2seq);
+    return { path: this.runtime.write(key, model), feeder, inputs, outputs };
+  }
+}
+
+/** Whether a model can be scored by stages: every module has gates. */
+export function canStage(adapters: AdapterSet): boolean {
+  return adapters.modules.length > 0 && adapters.modules.every((module) => adapters.has(module, 'gate'));
+}
