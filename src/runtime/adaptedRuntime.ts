@@ -4,7 +4,7 @@ import { AloraError } from '../errors.ts';
 import type { Model } from '../onnx/graph.ts';
 import { readTransposed } from '../passes/readTransposed.ts';
 import { type Compute, openInt8, requireInt8, type ToInt8 } from './compute.ts';
-import { Feeder, type GateReader, type TokenBatch } from './feeds.ts';
+import { type Dropout, Feeder, type GateReader, type TokenBatch } from './feeds.ts';
 import { openSession, type RuntimeOptions, runSession } from './session.ts';
 import {
   type AdaptedModel,
@@ -72,6 +72,18 @@ export class AdaptedRuntime {
     if (options.compute === 'int8') this.toInt8 = openInt8(workspace, adapted.outputWeights);
   }
 
+  /**
+   * What a run costs beside its tokens, in tokens, for dealing rows out to runs (see lengthParts). On a CPU products
+   * are saturated by few tokens, and what remains is reading the weights; a GPU needs all it can get at once, and a
+   * graph of fixed lengths takes full batches only.
+   */
+  get tokensOfRun(): number {
+    const fixed = this.adapted.model.graph
+      .findInput('input_ids')
+      ?.shape?.some((dim) => typeof dim === 'number');
+    return this.options.device === 'cpu' && !fixed ? 64 : 1e9;
+  }
+
   /** The same sessions over other numbers and ranks, such as those of the best adapter. */
   over(adapters: AdapterSet): AdaptedRuntime {
     const twin = new AdaptedRuntime(this.adapted, adapters, this.workspace, this.options, this.trained);
@@ -93,7 +105,7 @@ export class AdaptedRuntime {
   async step(
     batch: TokenBatch,
     scale: { readonly loss: number; readonly penalty: number },
-    dropout?: { readonly probability: number; readonly keys: readonly [number, number, number] },
+    dropout?: Dropout,
   ): Promise<Float32Array> {
     const { session, feeder } = await this.graph('step');
     const masks =

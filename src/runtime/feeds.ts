@@ -25,6 +25,14 @@ export interface TokenBatch {
   readonly targets: BigInt64Array;
 }
 
+export interface Dropout {
+  readonly probability: number;
+  readonly seed: number;
+  readonly step: number;
+  /** Of each row of the batch its number in the training data. */
+  readonly examples: readonly number[];
+}
+
 /** The values of one module's gates; live ranks as they are, dead ones off. */
 export type GateReader = (moduleIndex: number, gate: Float32Array) => Float32Array;
 
@@ -70,24 +78,28 @@ export class Feeder {
 
   /**
    * Inverted dropout on the input of every adapter: float32 masks [B, T, in], or [B*T, in] where the graph has
-   * it so. Each is a stream of (seed, step, micro-batch, module): a resumed run repeats them.
+   * it so. Each row's is a stream of (seed, step, row, module): a resumed run repeats them, and how the rows of a step
+   * are dealt out to runs does not matter.
    */
   dropout(
     modules: readonly TargetModule[],
     given: TokenBatch,
-    { probability, keys }: { readonly probability: number; readonly keys: readonly [number, number, number] },
+    { probability, seed, step, examples }: Dropout,
   ): Feeds {
     const batch = this.seq2seq ? asSeq2Seq(given, this.seq2seq) : given;
     const feeds: Feeds = {};
     for (const module of modules) {
       const name = dropoutInput(module);
-      const [seed, step, microBatch] = keys;
-      const random = randomStream(seed, 'dropout', step, microBatch, module.index);
       const shape = this.shapes.get(name) ?? [];
       // The lengths of an encoder-decoder have these names (see joinEncoder).
       const decoded = shape.some((dim) => `${dim}`.includes('decoder_sequence_length'));
       const length = decoded && batch.decoder ? batch.decoder.length : batch.length;
-      const mask = fillMask(new Float32Array(batch.size * length * module.in), probability, random);
+      const width = length * module.in;
+      const mask = new Float32Array(batch.size * width);
+      examples.forEach((example, b) => {
+        const random = randomStream(seed, 'dropout', step, example, module.index);
+        fillMask(mask.subarray(b * width, (b + 1) * width), probability, random);
+      });
       const positions = shape.length === 2 ? [batch.size * length] : [batch.size, length];
       feeds[name] = new ort.Tensor('float32', mask, [...positions, module.in]);
     }
@@ -115,10 +127,9 @@ export function parameterFeeds(adapters: AdapterSet, names: ReadonlySet<string>,
 }
 
 /** Fills a mask with 0 (with the given probability) and 1/(1-p). */
-function fillMask(mask: Float32Array, probability: number, random: { uniform(): number }): Float32Array {
+function fillMask(mask: Float32Array, probability: number, random: { uniform(): number }): void {
   const keep = 1 / (1 - probability);
   for (let i = 0; i < mask.length; i++) mask[i] = random.uniform() < probability ? 0 : keep;
-  return mask;
 }
 
 type MakeInput = (batch: TokenBatch, value: Value) => ort.Tensor;

@@ -51,7 +51,7 @@ export async function evaluateRun(config: RunConfig, options: EvaluateOptions = 
     const batches = evaluationBatches(examples, {
       batchSize: config.train.batchSize,
       padId: data.padId,
-      sortByLength: true,
+      tokensOfRun: runtime.tokensOfRun,
     });
     const result = await evaluateSplit(runtime, batches, data.task);
     await runtime.close();

@@ -1,31 +1,29 @@
 import type { AdaptedRuntime } from '../runtime/adaptedRuntime.ts';
 import { type Batch, collate } from '../tasks/collate.ts';
 import { predictionMetrics } from '../tasks/metrics/predictions.ts';
+import { lengthParts } from '../tasks/parts.ts';
 import type { Example, PreparedTask } from '../tasks/task.ts';
 import type { SplitResult } from './reporter.ts';
 
-/** The rows of a split, padded into batches once; evaluation always sees the same batches. */
+/**
+ * The rows of a split in batches of at most `batchSize`, dealt out by length so that little is padded: what is
+ * evaluated is a sum over rows. Evaluation always sees the same batches.
+ */
 export function evaluationBatches(
   examples: readonly Example[],
   {
     batchSize,
     padId,
-    sortByLength,
-  }: { readonly batchSize: number; readonly padId: number; readonly sortByLength: boolean },
+    tokensOfRun,
+  }: { readonly batchSize: number; readonly padId: number; readonly tokensOfRun: number },
 ): Batch[] {
-  const order = examples.map((_, i) => i);
-  if (sortByLength) order.sort((a, b) => examples[a]!.ids.length - examples[b]!.ids.length || a - b);
-  const batches: Batch[] = [];
-  for (let at = 0; at < order.length; at += batchSize) {
-    const indices = order.slice(at, at + batchSize);
-    batches.push(
-      collate(
-        indices.map((i) => examples[i]!),
-        { padId, indices },
-      ),
-    );
-  }
-  return batches;
+  const lengths = examples.map(({ ids }) => ids.length);
+  return lengthParts(lengths, { most: batchSize, tokensOfRun }).map((indices) =>
+    collate(
+      indices.map((i) => examples[i]!),
+      { padId, indices },
+    ),
+  );
 }
 
 /** Loss (sum of token losses over trained tokens, float64) and the task's metrics over all batches of a split. */

@@ -19,8 +19,8 @@ export interface HostOptions {
   readonly dev: readonly Example[];
   readonly padId: number;
   readonly batchSize: number;
-  /** The next batch of the rows that are held back from weight training. */
-  readonly nextHeldBack: () => Batch;
+  /** The next batch of the rows that are held back from weight training, in parts. */
+  readonly nextHeldBack: () => Batch[];
   readonly onAllocation: (report: AllocationReport) => void;
   /** Called between evaluations of gate settings; may throw to stop scoring. */
   readonly breathe?: () => void;
@@ -58,7 +58,7 @@ export class ReferenceHost implements HostTrainer {
   /** Drawn once by a seeded shuffle without replacement; all rows where there are no more than asked for. */
   private devBatches(): Batch[] {
     if (!this.dev) {
-      const { dev, seed, padId, batchSize } = this.options;
+      const { dev, seed, padId, batchSize, runtime } = this.options;
       const order = dev.map((_, i) => i);
       const drawn =
         order.length <= this.devExamples
@@ -67,7 +67,7 @@ export class ReferenceHost implements HostTrainer {
       drawn.sort((a, b) => a - b);
       this.dev = evaluationBatches(
         drawn.map((i) => dev[i]!),
-        { batchSize, padId, sortByLength: true },
+        { batchSize, padId, tokensOfRun: runtime.tokensOfRun },
       );
     }
     return this.dev;
@@ -83,7 +83,7 @@ export class ReferenceHost implements HostTrainer {
 
   async gateGradients(on: 'all' | 'none' | 'current', data: 'dev' | 'heldBack'): Promise<GateGradients> {
     const { runtime } = this.options;
-    const batches = data === 'dev' ? this.devBatches() : [this.options.nextHeldBack()];
+    const batches = data === 'dev' ? this.devBatches() : this.options.nextHeldBack();
     const labels = batches.reduce((sum, batch) => sum + batch.labels, 0);
     const live = liveGates(this.adapters);
     const off: GateReader = (_, gate) => new Float32Array(gate.length);

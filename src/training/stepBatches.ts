@@ -3,6 +3,7 @@ import type { RunConfig } from '../config/schema.ts';
 import { randomStream } from '../random.ts';
 import { epochBatches, stepsPerEpoch } from '../tasks/batches.ts';
 import { type Batch, collate } from '../tasks/collate.ts';
+import { lengthParts } from '../tasks/parts.ts';
 import type { RunData } from './data.ts';
 
 /** Which rows each step sees. A function of seed and step number alone, so a resumed run finds its place. */
@@ -13,28 +14,42 @@ export class StepBatches {
     private readonly config: Pick<RunConfig, 'train' | 'data'>,
     private readonly data: Pick<RunData, 'train' | 'padId'>,
     private readonly scheduler: AdapterScheduler | undefined,
+    /** See AdaptedRuntime. */
+    private readonly tokensOfRun: number,
   ) {}
 
-  /** Micro-batches of a step (from 1); while a strategy holds rows back, of the other rows only. */
+  /**
+   * The rows of a step (from 1) in parts to run one after the other, dealt out by length so that little is padded;
+   * none has more than train.batchSize rows. While a strategy holds rows back, of the other rows only.
+   */
   of(step: number): Batch[] {
     const share = this.scheduler?.heldBackShare?.() ?? 0;
     const rows = share > 0 ? this.parts(share).training : undefined;
-    return this.indices(step - 1, rows).map((indices) => this.collate(indices.map((i) => rows?.[i] ?? i)));
+    return this.parted(this.indices(step - 1, rows).flatMap((batch) => batch.map((i) => rows?.[i] ?? i)));
   }
 
-  /** Batch number `at` (from 0) of the rows that are held back, over and over. */
-  heldBack(at: number): Batch {
+  /** Batch number `at` (from 0) of the rows that are held back, over and over; in parts, as a step. */
+  heldBack(at: number): Batch[] {
     const { held } = this.parts(this.scheduler?.heldBackShare?.() ?? 0.5);
     const { batchSize } = this.config.train;
     const size = Math.min(batchSize, held.length);
-    return this.collate(Array.from({ length: size }, (_, i) => held[(at * batchSize + i) % held.length]!));
+    return this.parted(Array.from({ length: size }, (_, i) => held[(at * batchSize + i) % held.length]!));
   }
 
-  private collate(indices: readonly number[]): Batch {
-    return collate(
-      indices.map((i) => this.data.train[i]!),
-      { padId: this.data.padId, indices },
-    );
+  private parted(rows: readonly number[]): Batch[] {
+    const { train, padId } = this.data;
+    const lengths = rows.map((i) => train[i]!.ids.length);
+    const parts = lengthParts(lengths, {
+      most: this.config.train.batchSize,
+      tokensOfRun: this.tokensOfRun,
+    });
+    return parts.map((places) => {
+      const indices = places.map((place) => rows[place]!);
+      return collate(
+        indices.map((i) => train[i]!),
+        { padId, indices },
+      );
+    });
   }
 
   /** Step number `at` (from 0) over the given rows, epoch after epoch. */

@@ -98,11 +98,11 @@ class TrainingLoop {
     const { config, adapters, runtime, data, totalSteps, stepsPerEpoch } = setup;
     this.report = combineReporters(options.reporters ?? []);
     this.ledger = new BudgetLedger(adapters, setup.budget);
-    this.batches = new StepBatches(config, data, setup.scheduler);
+    this.batches = new StepBatches(config, data, setup.scheduler, runtime.tokensOfRun);
     const evaluation = {
       batchSize: config.train.batchSize,
       padId: data.padId,
-      sortByLength: config.data.shuffle,
+      tokensOfRun: runtime.tokensOfRun,
     };
     this.devBatches = evaluationBatches(data.dev, evaluation);
     this.testBatches = evaluationBatches(data.test, evaluation);
@@ -179,16 +179,18 @@ class TrainingLoop {
     const { config, adapters, runtime, scheduler, totalSteps, strategy, options } = this.setup;
     const step = this.state.step + 1;
     const begun = performance.now();
-    const micro = this.batches.of(step);
-    const labels = micro.reduce((total, batch) => total + batch.labels, 0);
+    const parts = this.batches.of(step);
+    const labels = parts.reduce((total, batch) => total + batch.labels, 0);
     adapters.gradients.fill(0);
     this.ledger.record();
     let loss = 0;
-    for (const [i, batch] of micro.entries()) {
+    for (const [i, batch] of parts.entries()) {
       const scale = { loss: 1 / labels, penalty: i === 0 ? 1 : 0 };
       const losses = await runtime.step(batch, scale, {
         probability: config.adapter.dropout,
-        keys: [config.train.seed, step, i],
+        seed: config.train.seed,
+        step,
+        examples: batch.examples,
       });
       loss += sum(losses);
     }
@@ -212,7 +214,7 @@ class TrainingLoop {
       loss,
       learningRate: config.train.learningRate * factor,
       gradNorm,
-      tokens: micro.reduce((total, batch) => total + batch.tokens, 0),
+      tokens: parts.reduce((total, batch) => total + batch.tokens, 0),
       labels,
       ms,
     };
@@ -234,7 +236,7 @@ class TrainingLoop {
     await new Promise((resolve) => setImmediate(resolve));
   }
 
-  private nextHeldBack(): Batch {
+  private nextHeldBack(): Batch[] {
     const at = this.state.heldBackBatches;
     this.state = { ...this.state, heldBackBatches: at + 1 };
     return this.batches.heldBack(at);

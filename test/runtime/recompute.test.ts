@@ -40,7 +40,7 @@ async function gradients(run: Assembly, probability: number): Promise<Float32Arr
   run.adapters.values.forEach((_, i) => {
     run.adapters.values[i] = 0.3 * Math.sin(i);
   });
-  const dropout = { probability, keys: [0, 1, 0] as const };
+  const dropout = { probability, seed: 0, step: 1, examples: [0, 1] };
   await run.runtime.step(batchOf(run), { loss: 1, penalty: 1 }, dropout);
   await run.close();
   return run.adapters.gradients;
