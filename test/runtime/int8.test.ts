@@ -50,7 +50,7 @@ async function step(compute: 'float32' | 'int8', recompute = false) {
   const [batch] = evaluationBatches(run.data.train, {
     batchSize: 16,
     padId: run.data.padId,
-    sortByLength: false,
+    tokensOfRun: 1e9,
   });
   const losses = await run.runtime.step(batch!, { loss: 1 / batch!.labels, penalty: 0 });
   await run.close();
@@ -114,7 +114,7 @@ describe('model.compute: int8', () => {
     const batches = evaluationBatches(run.data.dev.slice(0, 4), {
       batchSize: 4,
       padId: run.data.padId,
-      sortByLength: false,
+      tokensOfRun: 1e9,
     });
     const settings = [0, 9, 27].map((module) => ({ on: 'all', except: [[module, 0]] }) as const);
     const naive = await naiveGateLosses(run.runtime, batches, settings);
