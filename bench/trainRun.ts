@@ -12,7 +12,7 @@ export interface TrainTimes {
   readonly steps: readonly number[];
   /** Before ONNX Runtime works: the batch, its inputs, other turns of the event loop. */
   readonly before: readonly number[];
-  /** After it: gradients summed and clipped, the optimizer, the line of metrics.jsonl. */
+  /** After it, and between its runs: gradients summed and clipped, the optimizer, the line of metrics.jsonl. */
   readonly after: readonly number[];
   /** Of one checkpoint. */
   readonly checkpoints: readonly number[];
@@ -55,8 +55,10 @@ try {
 // The first step warms up. A checkpoint after a step is no part of the next.
 const times = ends.slice(1).map((ended, i) => {
   const begun = checkpoints.find((checkpoint) => checkpoint.begun === ends[i])?.ended ?? ends[i]!;
-  const run = runs.find((run) => run.begun >= begun)!;
-  return { step: ended - begun, before: run.begun - begun, after: ended - run.ended };
+  const own = runs.filter((run) => run.begun >= begun && run.ended <= ended);
+  const running = own.reduce((sum, run) => sum + run.ended - run.begun, 0);
+  const before = own[0]!.begun - begun;
+  return { step: ended - begun, before, after: ended - begun - before - running };
 });
 const inSeconds = (values: readonly number[]) => values.map((value) => value / 1000);
 const measured: TrainTimes = {
