@@ -45,7 +45,7 @@ export interface ScalingPoint {
 export const scalingTable: BenchTable = {
   about:
     'cost of our step against batch, length, rank, adapted modules and layers, on a small GPT-2; about a minute',
-  measure({ repeat, steps, threads }, show) {
+  measure({ repeat, steps, threads, compute }, show) {
     const places = Object.entries(axes).flatMap(([axis, changes]) =>
       changes.map((change) => ({ axis, at: onAxis(change), key: JSON.stringify({ ...base, ...change }) })),
     );
@@ -54,7 +54,7 @@ export const scalingTable: BenchTable = {
     for (let turn = 0; turn < repeat; turn++)
       for (const [key, own] of runs) {
         progress(`scaling: ${key}, ${turn + 1} of ${repeat}`);
-        own.push(measure(JSON.parse(key) as Place, { steps, threads }));
+        own.push(measure(JSON.parse(key) as Place, { steps, threads, compute }));
       }
     const points = places.map(
       ({ axis, at, key }): ScalingPoint => ({
@@ -69,7 +69,7 @@ export const scalingTable: BenchTable = {
   },
 };
 
-function measure(place: Place, run: Pick<StepCase, 'steps' | 'threads'>): Measured {
+function measure(place: Place, run: Pick<StepCase, 'steps' | 'threads' | 'compute'>): Measured {
   const { batch, length, rank, layers } = place;
   const folder = writtenOnce(`scaling-${layers}`, (path) => writeGpt2(path, { ...config, n_layer: layers }));
   return runOurs({

@@ -22,10 +22,10 @@ interface StartResult {
 export const startTable: BenchTable = {
   about:
     'start-up and memory by part, and what a step of `train` spends outside ONNX Runtime; a minute a model',
-  measure({ models: names, repeat, steps, threads }, show) {
+  measure({ models: names, repeat, ...run }, show) {
     const results = names.map((model): StartResult => {
       const [labelling] = models[model]!.labellings as [StepCase['labelling']];
-      const step = stepCase(model, labelling, { steps, threads });
+      const step = stepCase(model, labelling, run);
       const starts = Array.from({ length: repeat }, (_, turn) => {
         progress(`${model}: start, ${turn + 1} of ${repeat}`);
         return runBundled<StartParts>('start', step);
@@ -33,7 +33,7 @@ export const startTable: BenchTable = {
       if (labelling === 'classification') return { model, starts };
       progress(`${model}: train`);
       // Three steps to each checkpoint; the last step writes none.
-      const train = runBundled<TrainTimes>('trainRun', { ...step, steps: 3 * Math.max(3, steps) + 1 });
+      const train = runBundled<TrainTimes>('trainRun', { ...step, steps: 3 * Math.max(3, run.steps) + 1 });
       return { model, starts, train };
     });
     for (const result of results) show(text(result));
