@@ -107,8 +107,7 @@ const labelled: Readonly<Record<Labelling, string>> = {
 function text({ model, labelling, entries }: CaseResult): string {
   const [ours, ...others] = entries;
   const rows = entries.map((entry): Cell[] => {
-    if (!hasRun(entry))
-      return [entry.name, { colSpan: 5, content: `did not run: ${entry.failure?.slice(0, 70)}` }];
+    if (!hasRun(entry)) return [entry.name, 'did not run', '', '', '', ''];
     const all = stepsOf(entry).flat();
     return [
       entry.name,
@@ -125,6 +124,7 @@ function text({ model, labelling, entries }: CaseResult): string {
   return [
     `${models[model]!.title}, ${labelled[labelling]}`,
     grid(['', 'step', 'times ours', 'processor', 'peak memory', 'ours to theirs'], rows),
+    ...entries.flatMap(({ name, failure }) => (failure ? [`${name} did not run: ${failure}`] : [])),
     ...summary(ours, others),
     `ours: ${(100 * outside).toFixed(1)} % of a step outside ONNX Runtime, ready ${seconds(start)} after the start`,
     ...(others.length > 0 ? [`loss: ${losses.join(', ')}`] : []),

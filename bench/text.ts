@@ -1,7 +1,7 @@
 import Table from 'cli-table3';
 import type { Spread } from './spread.ts';
 
-export type Cell = string | number | { readonly colSpan: number; readonly content: string };
+export type Cell = string | number;
 
 /** A table for the terminal: the first column to the left, numbers to the right. */
 export function grid(head: readonly string[], rows: readonly (readonly Cell[])[]): string {
