@@ -21,14 +21,14 @@ const fusedEndings = /(^|\.)(qkv_proj|query_key_value|c_attn|gate_up_proj|Wqkv)$
 
 /** Model types whose layers are separate in transformers, whatever an exporter made of them. */
 const separate =
-  /^(llama|mistral|mixtral|qwen[23]|gemma|smollm|granite|olmo|phi$|stablelm|nemotron|ernie|cohere|deepseek)/;
+  /^(bert$|roberta$|xlm-roberta$|camembert$|electra$|vit$|deit$|llama|mistral|mixtral|qwen[23]|gemma|smollm|granite|olmo|phi$|stablelm|nemotron|ernie|cohere|deepseek)/;
 
 /** A fused projection by its name, whether its parts can be told or not. */
 export const isFused = (name: string): boolean => fusedEndings.test(name);
 
 /**
  * The parts of a fused projection: query, key and value are called `q_proj`, `k_proj`, `v_proj` beside the layer that
- * they come from, the halves of a gated feed-forward `gate_proj` and `up_proj`. undefined where the layer is not
+ * they come from (`query`, `key`, `value` in BERT and its like), the halves of a gated feed-forward `gate_proj` and `up_proj`. undefined where the layer is not
  * fused, or its layout is not known for the model type or does not add up.
  */
 export function packingOf(
@@ -58,8 +58,9 @@ export function outputsOf({ groups, parts }: Packing, position: number): Int32Ar
 
 /** What a layer that packs this one with others may be called. */
 export function fusedNames(name: string): string[] {
-  const [, path, part] = /^(.*\.)?([qkv]_proj|gate_proj|up_proj)$/.exec(name) ?? [];
+  const [, path, part] = /^(.*\.)?([qkv]_proj|query|key|value|gate_proj|up_proj)$/.exec(name) ?? [];
   if (!part) return [];
+  if (!part.includes('_')) return [`${path ?? ''}query_key_value`];
   const fused = /^[qkv]/.test(part) ? ['qkv_proj', 'c_attn', 'query_key_value', 'Wqkv'] : ['gate_up_proj'];
   return fused.map((ending) => `${path ?? ''}${ending}`);
 }
@@ -104,8 +105,10 @@ const layouts: Readonly<Record<string, LayoutOf>> = {
     const keys = number(config, 'num_key_value_heads') ?? heads;
     return inOrder(heads * size, keys * size, keys * size);
   },
-  query_key_value(config) {
+  query_key_value(config, out) {
     const type = String(config.model_type);
+    // ONNX Runtime's optimiser packs what is apart in the model.
+    if (separate.test(type)) return { groups: 1, rows: { query: out / 3, key: out / 3, value: out / 3 } };
     if (/^(gpt_neox|gpt_neox_japanese|bloom)$/.test(type)) return byHead(config);
     if (!/^(falcon|RefinedWeb|RefinedWebModel)$/.test(type)) return undefined;
     if (config.new_decoder_architecture === true) {

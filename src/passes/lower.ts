@@ -1,6 +1,7 @@
 import type { Model, Node, Value } from '../onnx/graph.ts';
 import { inferTypes } from './inferTypes.ts';
 import { dynamicQuantizeMatMul, matMulInteger, matMulIntegerToFloat } from './lower/dynamicQuantized.ts';
+import { embedLayerNormalization } from './lower/embedLayerNormalization.ts';
 import {
   keptAttention,
   keptGroupQueryAttention,
@@ -36,6 +37,7 @@ export const lowerings: Readonly<Record<string, Lowering>> = {
   'com.microsoft.Attention': packedAttention,
   'com.microsoft.BiasGelu': exactGelu,
   'com.microsoft.DynamicQuantizeMatMul': dynamicQuantizeMatMul,
+  'com.microsoft.EmbedLayerNormalization': embedLayerNormalization,
   'com.microsoft.FastGelu': fastGelu,
   'com.microsoft.FusedMatMul': fusedMatMul,
   'com.microsoft.GatherBlockQuantized': gatherBlockQuantized,

@@ -6,6 +6,8 @@ export interface Case {
   readonly layout: string;
   readonly reference: () => Reference;
   readonly file: string;
+  /** The adapter is of the parts of fused projections. */
+  readonly splitFused?: boolean;
 }
 
 const torchscript = 'torchscript (optimum)';
@@ -17,6 +19,11 @@ const model = (
   folder: string,
   { file = 'onnx/model.onnx', variant = 'float' } = {},
 ): Case => ({ backbone, layout, file, reference: () => readBackbone(folder, variant) });
+
+const split = (backbone: string, layout: string, folder: string, file: string): Case => ({
+  ...model(backbone, layout, folder, { file }),
+  splitFused: true,
+});
 
 const trace = (
   backbone: string,
@@ -83,6 +90,12 @@ export const cases: readonly Case[] = [
   model('MiniLM encoder, new classifier', 'ONNX Runtime optimiser: MultiHeadAttention, BiasGelu', 'minilm', {
     file: 'onnx/model_optimized.onnx',
   }),
+  split(
+    'MiniLM encoder, new classifier',
+    'ONNX Runtime optimiser: Attention (`splitFused`), EmbedLayerNormalization',
+    'minilm',
+    'onnx/model_attention.onnx',
+  ),
   model('MiniLM encoder, new classifier', 'int8: DynamicQuantizeLinear, MatMulInteger', 'minilm', {
     file: 'onnx/model_quantized.onnx',
     variant: 'int8',

@@ -244,6 +244,16 @@ const rows: Row[] = [
         rotary_embedding_dim: 4,
       }),
   },
+  ...[true, false].map((full) => ({
+    name: full ? 'EmbedLayerNormalization' : 'EmbedLayerNormalization without segments and mask',
+    build: (c: Case) => {
+      const ids = c.ints('int32', ['B', 'S'], [0, 1, 2, 3, 4, 3, 4, 5, 6, 7]);
+      const segments = full ? c.ints('int32', ['B', 'S'], [0, 0, 1, 1, 1, 0, 1, 1, 0, 0]) : null;
+      const mask = full ? c.ints('int32', ['B', 'S'], [1, 1, 1, 1, 1, 1, 1, 1, 0, 0]) : null;
+      const tables = [c.w(8, 6), c.w(7, 6), full ? c.w(2, 6) : null, c.w(6), c.w(6)];
+      c.node('EmbedLayerNormalization', [ids, segments, ...tables, mask], { epsilon: float(1e-5) }, 2);
+    },
+  })),
   { name: 'GroupQueryAttention', lengths: paddedLengths, build: gqa(4, 2) },
   { name: 'GroupQueryAttention, packed', lengths: paddedLengths, build: gqa(4, 2, {}, true) },
   {

@@ -1,5 +1,6 @@
 import type { Value } from '../../onnx/graph.ts';
 import type { Lowering, Site } from './lowering.ts';
+import { projectionName } from './packedAttention.ts';
 
 /*
  * What a graph without gradients asks of fused operators: they stay, without the cache, and what stands in the way of
@@ -59,7 +60,7 @@ export const projectionApart: Lowering = (node, at) => {
   at.noCache(4, 3);
   at.unread(1, 'present');
   const third = at.known(at.input(1), 1) / 3;
-  const projected = at.main('MatMul', [at.input(0), at.input(1)]);
+  const projected = at.main('MatMul', [at.input(0), at.input(1)], {}, { name: projectionName(at) });
   const heads = at.split(projected, node.ints('qkv_hidden_sizes') ?? [third, third, third], 2);
   const [bias = null, mask = null, , scores = null] = node.inputs.slice(2);
   const attributes = ['num_heads', 'unidirectional', 'scale', 'mask_filter_value'].map(
@@ -77,7 +78,7 @@ export const quantiserApart: Lowering = (node, at) => {
   const [integers, step, zero] = at.quantised(x) as [Value, Value, Value];
   const [zeroOfWeight = null, bias = null] = node.inputs.slice(3);
   const inputs = [integers, weight, step, scale, zero, zeroOfWeight, bias];
-  return [at.main('MatMulIntegerToFloat', inputs, {}, 'com.microsoft')];
+  return [at.main('MatMulIntegerToFloat', inputs, {}, { domain: 'com.microsoft' })];
 };
 
 /** com.microsoft SkipSimplifiedLayerNormalization with its sum apart: the residual stream where a graph can be cut. */

@@ -71,11 +71,19 @@ export class Site {
     return copy.outputs.map((value) => value!);
   }
 
-  /** The node that stands for the fused one: it takes over its name and metadata, which say what module it is. */
-  main(op: string, inputs: readonly (Value | null)[], attributes: Attributes = {}, domain = ''): Value {
+  /**
+   * The node that stands for the fused one: it takes over its name (or gets the one given) and metadata, which say what
+   * module it is.
+   */
+  main(
+    op: string,
+    inputs: readonly (Value | null)[],
+    attributes: Attributes = {},
+    { domain = '', name = this.node.name }: { readonly domain?: string; readonly name?: string } = {},
+  ): Value {
     const { graph, node } = this;
     const output = graph.value(`${node.name || node.op}/${op}_output_0`);
-    const main = new Node(op, domain, node.name, inputs, [output]);
+    const main = new Node(op, domain, name, inputs, [output]);
     main.metadata = node.metadata;
     for (const [key, init] of Object.entries(attributes))
       if (init !== undefined) main.setAttribute(key, attribute(init));
