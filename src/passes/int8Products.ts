@@ -12,7 +12,7 @@ export interface Int8Weight {
 }
 
 export interface Int8Options {
-  /** The constant [K, N], or the transpose of the constant [N, K], in 8 bits. */
+  /** The constant [K, N], or the transpose of the constant [N, K], in 8 bits; the same object each time. */
   quantise(weight: Tensor, transposed: boolean): Int8Weight;
   /**
    * Weights that are rounded only where they multiply vectors of this length: the output embedding in its forward
@@ -36,6 +36,7 @@ export function int8Products(model: Model, options: Int8Options): number {
   const { graph } = model;
   const builder = new Builder(graph, '');
   const rounded = new Map<Value, Rounded>();
+  const written = new Map<Int8Weight, { readonly values: Value; readonly scales: Value }>();
   let changed = 0;
   for (const node of [...graph.nodes]) {
     const found = frozenProduct(node);
@@ -46,17 +47,16 @@ export function int8Products(model: Model, options: Int8Options): number {
     const name = node.name.replace(/^\//, '') || node.op;
     const rows = rounded.get(x) ?? roundRows(builder, model, x, name);
     rounded.set(x, rows);
-    const { values, scales } = options.quantise(weight, transposed);
+    const quantised = options.quantise(weight, transposed);
+    const constants = written.get(quantised) ?? {
+      values: builder.constant(`${name}/int8`, quantised.values),
+      scales: builder.constant(`${name}/int8/scales`, quantised.scales),
+    };
+    written.set(quantised, constants);
     const type = { dtype: node.output.dtype, shape: node.output.shape };
     const product = builder.op(
       'MatMulIntegerToFloat',
-      [
-        rows.integers,
-        builder.constant(`${name}/int8`, values),
-        rows.step,
-        builder.constant(`${name}/int8/scales`, scales),
-        rows.zero,
-      ],
+      [rows.integers, constants.values, rows.step, constants.scales, rows.zero],
       { ...type, name: `${name}/int8`, domain: 'com.microsoft' },
     );
     const scaled = builder.op('Mul', [product, rows.size], { ...type, name: `${name}/int8/Mul` });
@@ -121,8 +121,11 @@ function roundRows(builder: Builder, { opsets }: Model, x: Value, name: string):
           name: `${name}/rows/Max`,
         })
       : builder.op('ReduceMax', [magnitude, builder.ints([-1])], { ...column, name: `${name}/rows/Max` });
+  // ONNX Runtime leaves the axis of an empty tensor as it is, and a chunk of the loss may have no rows.
+  const range = [builder.ints([0]), builder.ints([1]), builder.ints([-1])];
+  const first = builder.op('Slice', [largest, ...range], { ...column, name: `${name}/rows/Slice` });
   // A row of zeros, such as a position that no gradient reaches, stays one.
-  const size = builder.op('Max', [largest, builder.scalar(1e-30)], { ...column, name: `${name}/rows/size` });
+  const size = builder.op('Add', [first, builder.scalar(1e-30)], { ...column, name: `${name}/rows/size` });
   const unit = builder.op('Div', [x, size], { ...float, name: `${name}/rows/Div` });
   const step = builder.scalar(1 / 127);
   const zero = builder.scalar(128, 'uint8');

@@ -4,13 +4,18 @@ import type { Int8Weight } from './int8Products.ts';
 /** Rows of the source that are transposed together, so that both sides stay in the cache. */
 const strip = 64;
 
-/** A float32 matrix [K, N], or the transpose of one [N, K], as int8 [K, N] with a symmetric scale for each column. */
-export function quantiseWeight(weight: Tensor, transposed: boolean): Int8Weight {
+/**
+ * A float32 matrix [K, N], or the transpose of one [N, K], as int8 [K, N] with a symmetric scale for each column.
+ *
+ * @param most Largest magnitude of the integers, 127 at most; 64 keeps two products with unsigned 8-bit numbers in 16
+ *   bits.
+ */
+export function quantiseWeight(weight: Tensor, transposed: boolean, most = 127): Int8Weight {
   const floats = weight.toFloat32();
   const [rows, width] = weight.dims as [number, number];
   const largest = (transposed ? largestOfRows : largestOfColumns)(floats, rows, width);
   // A column of zeros has no scale.
-  const factors = largest.map((value) => (value > 0 ? 127 / value : 0));
+  const factors = largest.map((value) => (value > 0 ? most / value : 0));
   const values = new Int8Array(floats.length);
   if (transposed)
     for (let from = 0; from < rows; from += strip) {
@@ -24,7 +29,7 @@ export function quantiseWeight(weight: Tensor, transposed: boolean): Int8Weight 
       for (let column = 0; column < width; column++, i++) values[i] = nearest(floats[i]! * factors[column]!);
   return {
     values: new Tensor('int8', transposed ? [width, rows] : [rows, width], new Uint8Array(values.buffer)),
-    scales: Tensor.float32(largest.map((value) => value / 127)),
+    scales: Tensor.float32(largest.map((value) => value / most)),
   };
 }
 

@@ -165,8 +165,8 @@ export class AdaptedRuntime {
   }
 
   /** Writes a graph of the adapted model so that it computes as the others do; the path is for openSession. */
-  write(name: string, model: Model): string {
-    const products = this.toInt8?.(model);
+  async write(name: string, model: Model): Promise<string> {
+    const products = await this.toInt8?.(model);
     if (products !== undefined && name in builders) requireInt8(products);
     return this.workspace.write(name, model);
   }
@@ -192,7 +192,7 @@ export class AdaptedRuntime {
   private async openGraph(name: string, model: Model): Promise<OpenGraph> {
     const feeder = new Feeder(model.graph, this.adapters, [], this.adapted.seq2seq);
     readTransposed(model, { fused: this.options.device !== 'webgpu' });
-    return { session: await openSession(this.write(name, model), this.options), feeder };
+    return { session: await openSession(await this.write(name, model), this.options), feeder };
   }
 }
 

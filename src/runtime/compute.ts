@@ -3,13 +3,14 @@ import type { Model } from '../onnx/graph.ts';
 import type { Tensor } from '../onnx/tensor.ts';
 import { fewestWeights, type Int8Weight, int8Products } from '../passes/int8Products.ts';
 import { quantiseWeight } from '../passes/int8Weight.ts';
+import { int8Overflows } from './int8Overflow.ts';
 import type { Workspace } from './workspace.ts';
 
 /** How products with frozen weights are computed. */
 export type Compute = 'float32' | 'int8';
 
 /** Makes a graph compute in 8 bits, in place, and returns how many products do. */
-export type ToInt8 = (model: Model) => number;
+export type ToInt8 = (model: Model) => Promise<number>;
 
 /**
  * A rewrite for all graphs over one model: each weight is rounded once in each direction that some graph reads it in,
@@ -18,17 +19,23 @@ export type ToInt8 = (model: Model) => number;
 export function openInt8(workspace: Workspace, outputWeights: ReadonlyMap<Tensor, number>): ToInt8 {
   const straight = new Map<Tensor, Int8Weight>();
   const transposes = new Map<Tensor, Int8Weight>();
-  const quantise = (weight: Tensor, transposed: boolean): Int8Weight => {
+  const quantise = (weight: Tensor, transposed: boolean, most: number): Int8Weight => {
     const made = transposed ? transposes : straight;
     let rounded = made.get(weight);
     if (!rounded) {
-      const { values, scales } = quantiseWeight(weight, transposed);
+      const { values, scales } = quantiseWeight(weight, transposed, most);
       rounded = { values: workspace.store([values])[0]!, scales };
       made.set(weight, rounded);
     }
     return rounded;
   };
-  return (model) => int8Products(model, { quantise, forwardOnly: outputWeights });
+  return async (model) => {
+    const most = (await int8Overflows()) ? 64 : 127;
+    return int8Products(model, {
+      quantise: (weight, transposed) => quantise(weight, transposed, most),
+      forwardOnly: outputWeights,
+    });
+  };
 }
 
 /** Refuses a training step in which nothing became an 8-bit product. Errors: COMPUTE_NOTHING. */

@@ -28,15 +28,8 @@ export function sessionOptions(runtime: RuntimeOptions): ort.InferenceSession.Se
     enableCpuMemArena: true,
     enableMemPattern: false,
     logSeverityLevel: quiet.session,
-    extra: {
-      session: {
-        disable_prepacking: '1',
-        // Block-wise weights stay exact: by default ONNX Runtime rounds the activations before them to 8 bits.
-        qdq_matmulnbits_accuracy_level: '0',
-        // On x64 without VNNI, the kernels for signed 8-bit weights overflow: the unsigned ones are exact.
-        x64quantprecision: '1',
-      },
-    },
+    // Block-wise weights stay exact: by default ONNX Runtime rounds the activations before them to 8 bits.
+    extra: { session: { disable_prepacking: '1', qdq_matmulnbits_accuracy_level: '0' } },
   };
 }
 

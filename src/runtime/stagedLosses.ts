@@ -135,7 +135,7 @@ export class StagedLosses {
     use: (run: (before: Baseline, gates: GateReader) => Promise<Frontier>) => Promise<void>,
   ): Promise<void> {
     const key = `stages-${from}-${to}`;
-    const piece = this.pieces.get(key) ?? this.write(key, from, to);
+    const piece = this.pieces.get(key) ?? (await this.write(key, from, to));
     this.pieces.set(key, piece);
     const { path, feeder, inputs, outputs } = piece;
     const session = await openSession(path, this.runtime.options);
@@ -152,7 +152,7 @@ export class StagedLosses {
     }
   }
 
-  private write(key: string, from: number, to: number): Piece {
+  private async write(key: string, from: number, to: number): Promise<Piece> {
     const { handedOn, count } = this.stages;
     const names = (begin: number, end: number) =>
       handedOn
@@ -169,7 +169,7 @@ export class StagedLosses {
     startAt(graph, ...earlier.map((name) => values.get(name)!));
     const inputs = earlier.filter((name) => graph.findInput(name));
     const feeder = new Feeder(graph, this.runtime.adapters, inputs, this.runtime.adapted.seq2seq);
-    return { path: this.runtime.write(key, model), feeder, inputs, outputs };
+    return { path: await this.runtime.write(key, model), feeder, inputs, outputs };
   }
 }
 

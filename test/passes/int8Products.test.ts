@@ -1,7 +1,7 @@
 import * as ort from 'onnxruntime-node';
 import { describe, expect, it } from 'vitest';
 import { Builder } from '../../src/onnx/builder.ts';
-import { Graph, type Model, type Value } from '../../src/onnx/graph.ts';
+import { type Dim, Graph, type Model, type Value } from '../../src/onnx/graph.ts';
 import { Tensor } from '../../src/onnx/tensor.ts';
 import { type Int8Options, int8Products } from '../../src/passes/int8Products.ts';
 import { quantiseWeight } from '../../src/passes/int8Weight.ts';
@@ -30,7 +30,7 @@ interface Product {
   readonly op: 'MatMul' | 'Gemm' | 'FusedMatMul';
   readonly transB?: boolean;
   readonly bias?: boolean;
-  readonly dims?: readonly number[];
+  readonly dims?: readonly Dim[];
   readonly opset?: number;
 }
 
@@ -96,7 +96,9 @@ describe('int8Products', () => {
         ({ initializer }) => initializer!.size > outer && initializer!.dtype === 'float32',
       ),
     ).toBe(false);
-    const { y } = await run(model, { x: new ort.Tensor('float32', input, product.dims ?? [rows, inner]) });
+    const { y } = await run(model, {
+      x: new ort.Tensor('float32', input, (product.dims as number[] | undefined) ?? [rows, inner]),
+    });
     const wanted = expected();
     const got = y!.data as Float32Array;
     const sizes = Array.from({ length: rows }, (_, row) =>
@@ -107,6 +109,26 @@ describe('int8Products', () => {
       const off = Math.abs(value - (product.bias ? 0.5 : 0) - wanted[i]!);
       expect(off / sizes[Math.floor(i / outer)]!).toBeLessThan(product.bias ? 1 : 1e-3);
     });
+  });
+
+  it('rounds weights to fewer steps where products of pairs must fit 16 bits', () => {
+    const { values, scales } = quantiseWeight(Tensor.float32(weights, [inner, outer]), false, 64);
+    const largest = Math.max(...values.toNumbers().map(Math.abs));
+    expect(largest).toBe(64);
+    expect(2 * 255 * largest).toBeLessThan(2 ** 15);
+    const steps = scales.toNumbers();
+    values.toNumbers().forEach((value, i) => {
+      // float32 rounding of scale and factor beside half a step.
+      const off = Math.abs(value * steps[i % outer]! - weights[i]!);
+      expect(off).toBeLessThanOrEqual(0.5001 * steps[i % outer]!);
+    });
+  });
+
+  it('takes an input without rows', async () => {
+    const model = modelWith({ op: 'MatMul', dims: ['rows', inner] });
+    int8Products(model, plain);
+    const { y } = await run(model, { x: new ort.Tensor('float32', new Float32Array(0), [0, inner]) });
+    expect(y!.dims).toEqual([0, outer]);
   });
 
   it('rounds an input once for all products that read it', () => {
