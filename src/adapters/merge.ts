@@ -1,16 +1,30 @@
 import { existsSync, readdirSync, readFileSync, statSync } from 'node:fs';
 import { basename, dirname, join, relative, resolve, sep } from 'node:path';
+import { writeJson } from '../atomicFiles.ts';
 import { AloraError } from '../errors.ts';
+import { decodeModel } from '../onnx/decode.ts';
+import { writeModel } from '../onnx/encode.ts';
 import { branchesOf } from './mergeBranch.ts';
 import { patchesOf, uniquePatches } from './mergePlan.ts';
 import { copyPatched } from './mergeWrite.ts';
 import type { ModelConfig } from './module.ts';
+import {
+  appendClassifier,
+  classifierConfig,
+  encoderOutput,
+  givesTokens,
+  type NewClassifier,
+  newClassifierOf,
+  poolingFor,
+} from './newClassifier.ts';
 import { fusedNames } from './packing.ts';
 import type { PeftAdapter } from './peft.ts';
 
 export interface MergeOptions {
   /** Merge only these .onnx files (paths within the model folder) and leave the other .onnx files out. */
   readonly files?: readonly string[];
+  /** How a classifier that the model has no place for reads the encoder; default: as it was trained, else the mean. */
+  readonly pooling?: 'cls' | 'mean';
 }
 
 export interface MergeResult {
@@ -19,6 +33,12 @@ export interface MergeResult {
   readonly merged: readonly { readonly file: string; readonly tensors: readonly string[] }[];
   /** .onnx files of quantised weights, which stay: the adapter is a branch beside those of `modules`. */
   readonly branched: readonly { readonly file: string; readonly modules: readonly string[] }[];
+  /** A classifier that was appended to an encoder, and to which files. */
+  readonly classifier?: {
+    readonly name: string;
+    readonly classes: number;
+    readonly files: readonly string[];
+  };
   /** .onnx files that hold none of the adapter's modules; copied as they are. */
   readonly untouched: readonly string[];
   /** Files that are not in the result: the original weights of other frameworks, and .onnx files not asked for. */
@@ -35,7 +55,8 @@ const otherFrameworks =
  * Folds an adapter into every ONNX file of a model folder that holds its weights: W += s A^T diag(g) B in
  * place, in the file's own layout and type (float32, float16, bfloat16), and modulesToSave as they are. Every
  * other byte of the files stays. A file whose weights are quantised keeps them and gets the adapter as a branch
- * beside each (see branchesOf). All checks come before the first write; the new folder appears whole, and
+ * beside each (see branchesOf). A classifier for an encoder without one is appended: the file then gives `logits` too,
+ * and config.json names the class and its labels. All checks come before the first write; the new folder appears whole, and
  * the model's folder is only read. `model` is a folder in Hugging Face layout, or an .onnx file.
  *
  * Errors: kind storage for an output folder that exists or cannot be written; kind model for modules that no
@@ -56,14 +77,13 @@ export function mergeAdapter(
   const patches = chosen
     .filter((file) => !branched.some((entry) => entry.file === file))
     .map((file) => ({ file, patches: patchesOf(root, file, config, adapter) }));
-  refuseUnplaced(
-    adapter,
-    new Set([
-      ...patches.flatMap((entry) => entry.patches.map((patch) => patch.key)),
-      ...branched.flatMap((entry) => entry.keys),
-    ]),
-    model,
-  );
+  const keys = new Set([
+    ...patches.flatMap((entry) => entry.patches.map((patch) => patch.key)),
+    ...branched.flatMap((entry) => entry.keys),
+  ]);
+  const appended = classifierFor(adapter, keys, root, chosen);
+  if (appended) for (const part of ['weight', 'bias']) keys.add(`${appended.head.name}.${part}`);
+  refuseUnplaced(adapter, keys, model);
   const skipped = new Set(files.filter((file) => otherFrameworks.test(basename(file))));
   for (const file of onnx) if (!chosen.includes(file)) skipped.add(file);
   copyPatched(
@@ -72,10 +92,12 @@ export function mergeAdapter(
     uniquePatches(patches.flatMap((entry) => entry.patches)),
     new Map(branched.map((entry) => [entry.file, entry.model])),
     out,
+    appended && ((folder) => append(appended, folder, config, adapter, options.pooling)),
   );
   const placed = new Set([
     ...patches.flatMap((entry) => entry.patches.map((patch) => patch.module)),
     ...branched.flatMap((entry) => entry.modules),
+    ...(appended ? [appended.head.name] : []),
   ]);
   return {
     folder: out,
@@ -83,10 +105,63 @@ export function mergeAdapter(
       .filter((entry) => entry.patches.length > 0)
       .map((entry) => ({ file: entry.file, tensors: entry.patches.map((patch) => patch.tensor) })),
     branched: branched.map(({ file, modules }) => ({ file, modules })),
+    ...(appended
+      ? {
+          classifier: {
+            name: appended.head.name,
+            classes: appended.head.weight.dims[0]!,
+            files: appended.files,
+          },
+        }
+      : {}),
     untouched: patches.filter((entry) => entry.patches.length === 0).map((entry) => entry.file),
     leftOut: [...skipped],
     modules: [...placed],
   };
+}
+
+interface Appended {
+  readonly head: NewClassifier;
+  readonly files: readonly string[];
+}
+
+/** The classifier that has no place in the model, and the files of encoders that can get it. */
+function classifierFor(
+  adapter: PeftAdapter,
+  placed: ReadonlySet<string>,
+  root: string,
+  files: readonly string[],
+): Appended | undefined {
+  const head = newClassifierOf(adapter, (key) => placed.has(key));
+  if (!head) return undefined;
+  const encoders = files.filter((file) => {
+    const path = join(root, file);
+    const output = encoderOutput(decodeModel(readFileSync(path), path));
+    const width = output?.shape?.at(-1);
+    return output && (typeof width !== 'number' || width === head.weight.dims[1]);
+  });
+  return encoders.length > 0 ? { head, files: encoders } : undefined;
+}
+
+function append(
+  { head, files }: Appended,
+  folder: string,
+  config: ModelConfig,
+  { classifier }: PeftAdapter,
+  pooling: MergeOptions['pooling'],
+): void {
+  let task: 'SequenceClassification' | 'TokenClassification' = 'SequenceClassification';
+  for (const file of files) {
+    const path = join(folder, file);
+    const model = decodeModel(readFileSync(path), path);
+    const output = encoderOutput(model)!;
+    const how = poolingFor(output, pooling ?? classifier?.pooling);
+    if (givesTokens(output, how)) task = 'TokenClassification';
+    appendClassifier(model, head, how);
+    writeModel(model, path);
+  }
+  const classes = head.weight.dims[0]!;
+  writeJson(join(folder, 'config.json'), classifierConfig(config, classes, classifier?.labels, task));
 }
 
 /** All files of the model, relative to its folder. Hidden files and folders (.git, .cache) are not part of it. */

@@ -22,7 +22,7 @@ import type { LowRankWeights } from './peft.ts';
 
 /**
  * Copies files into a new folder, rewrites the patched tensors there and writes the given models in the place of
- * their files; the folder appears whole.
+ * their files; `finish` may change the copies; the folder appears whole.
  */
 export function copyPatched(
   root: string,
@@ -30,6 +30,7 @@ export function copyPatched(
   patches: readonly Patch[],
   models: ReadonlyMap<string, Model>,
   out: string,
+  finish: (folder: string) => void = () => {},
 ): void {
   replaceFolder(out, (partial) => {
     for (const file of files) {
@@ -47,6 +48,7 @@ export function copyPatched(
       const own = patches.filter((patch) => patch.file === file);
       if (own.length > 0) patchFile(target, own);
     }
+    finish(partial);
   });
 }
 

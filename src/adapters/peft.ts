@@ -3,6 +3,7 @@ import { join } from 'node:path';
 import { recoverFolder } from '../atomicFiles.ts';
 import { AloraError } from '../errors.ts';
 import type { Tensor } from '../onnx/tensor.ts';
+import { type ClassifierNotes, readClassifierNotes } from './newClassifier.ts';
 import { readSafetensors } from './safetensors.ts';
 
 /** The adapter of one module: delta = scale * (x A^T diag(gate)) B, rank-major as the arena keeps it. */
@@ -32,6 +33,8 @@ export interface PeftAdapter {
   /** CAUSAL_LM, SEQ_CLS, ... */
   readonly taskType: string | null;
   readonly fanInFanOut: boolean;
+  /** Where it brings a classifier for an encoder without one, and we trained it. */
+  readonly classifier?: ClassifierNotes;
 }
 
 export interface LoadedPeftAdapter extends PeftAdapter {
@@ -79,6 +82,7 @@ export function readPeft(folder: string): LoadedPeftAdapter {
     fanInFanOut: config.fan_in_fan_out === true,
     peftType,
     config,
+    classifier: readClassifierNotes(folder),
   };
 }
 

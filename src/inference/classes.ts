@@ -1,4 +1,5 @@
 import type { ModelConfig } from '../adapters/module.ts';
+import type { ClassifierNotes } from '../adapters/newClassifier.ts';
 import { AloraError } from '../errors.ts';
 import type { Logits } from './requests.ts';
 import type { ServedAdapter } from './servedAdapter.ts';
@@ -34,7 +35,7 @@ export function classLogits(
   if (dims.length === 2) hidden.set(data.subarray(index * width, (index + 1) * width));
   else {
     const start = index * dims[1]! * width;
-    const count = pooling === 'cls' ? 1 : tokens;
+    const count = (classifier.notes?.pooling ?? pooling) === 'cls' ? 1 : tokens;
     for (let t = 0; t < count; t++)
       for (let k = 0; k < width; k++) hidden[k]! += data[start + t * width + k]! / count;
   }
@@ -45,11 +46,13 @@ export function classLogits(
   return { dims: [logits.length], data: logits };
 }
 
-/** Names of id2label where it has as many, else LABEL_0, LABEL_1, ... as transformers calls them. */
-export function classNames(config: ModelConfig, count: number): string[] {
-  const names = (config.id2label ?? {}) as Readonly<Record<string, string>>;
-  const complete = Object.keys(names).length === count;
-  return Array.from({ length: count }, (_, i) => (complete ? names[String(i)] : undefined) ?? `LABEL_${i}`);
+/**
+ * Names that an adapter's own classifier brings, or those of id2label where it has as many, else LABEL_0, LABEL_1, ... as
+ * transformers calls them.
+ */
+export function classNames(config: ModelConfig, count: number, own?: ClassifierNotes): string[] {
+  const given = own?.labels ?? Object.values((config.id2label ?? {}) as Readonly<Record<string, string>>);
+  return Array.from({ length: count }, (_, i) => (given.length === count ? given[i]! : `LABEL_${i}`));
 }
 
 export function softmax(logits: Float32Array): number[] {

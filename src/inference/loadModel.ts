@@ -212,7 +212,7 @@ class Served implements ServedModel {
           fix: 'Use generate, or logits.',
         });
       const { data } = classLogits(row, this.pooling);
-      const names = classNames(this.directory.config, data.length);
+      const names = classNames(this.directory.config, data.length, row.classifier?.notes);
       const scores = softmax(data).map((score, at) => ({ label: names[at]!, score }));
       return { ...scores.reduce((best, item) => (item.score > best.score ? item : best)), scores };
     });

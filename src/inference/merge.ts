@@ -1,12 +1,14 @@
 import { rmSync } from 'node:fs';
 import { basename, join } from 'node:path';
 import { type MergeResult, mergeAdapter } from '../adapters/merge.ts';
+import { givesTokens, poolingFor } from '../adapters/newClassifier.ts';
 import { readPeft } from '../adapters/peft.ts';
 import { AloraError } from '../errors.ts';
 import { readModel } from '../onnx/decode.ts';
 import type { Graph } from '../onnx/graph.ts';
+import type { Pooling } from '../passes/pooling.ts';
 import { randomStream } from '../random.ts';
-import { rowsOfExample } from '../runtime/backbone.ts';
+import { type BackboneKind, rowsOfExample } from '../runtime/backbone.ts';
 import { localModel } from '../runtime/hub.ts';
 import type { RuntimeOptions } from '../runtime/session.ts';
 import type { OpenedModel } from '../training/assemble.ts';
@@ -21,6 +23,8 @@ export interface MergeModelOptions extends Partial<RuntimeOptions> {
   readonly model: string;
   /** New directory for the merged model. */
   readonly out: string;
+  /** As in MergeOptions. */
+  readonly pooling?: 'cls' | 'mean';
 }
 
 export interface MergeModelResult extends MergeResult {
@@ -41,13 +45,19 @@ const probe = { size: 4, length: 32, seed: 20240325 };
  */
 export async function mergeModel(options: MergeModelOptions): Promise<MergeModelResult> {
   const model = await localModel(options.model);
-  const result = mergeAdapter(readPeft(options.adapter), model, options.out);
+  const adapter = readPeft(options.adapter);
+  const result = mergeAdapter(adapter, model, options.out, { pooling: options.pooling });
   const verification = [];
   try {
-    for (const { file } of [...result.merged, ...result.branched]) {
+    const changed = [...result.merged, ...result.branched].map(({ file }) => file);
+    for (const file of new Set([...changed, ...(result.classifier?.files ?? [])])) {
       // The encoder's half of an encoder-decoder is run along with the other half.
       if (/^encoder_model/.test(basename(file))) continue;
-      const before = await probeLogits(join(model, file), options.adapter, options);
+      const before = await probeLogits(join(model, file), options.adapter, {
+        ...options,
+        classes: result.classifier?.classes,
+        pooling: options.pooling ?? adapter.classifier?.pooling,
+      });
       const after = await probeLogits(join(options.out, file), undefined, options);
       const maxDelta = largest(before.logits.map((value, i) => value - after.logits[i]!));
       const largestLogit = largest(before.logits);
@@ -76,19 +86,32 @@ function largest(values: Float32Array): number {
   return values.some(Number.isNaN) ? Number.NaN : most;
 }
 
+interface ProbeOptions extends Partial<RuntimeOptions> {
+  /** Of a new classifier. */
+  readonly classes?: number;
+  readonly pooling?: Pooling;
+}
+
 async function probeLogits(
   path: string,
   adapter: string | undefined,
-  options: Partial<RuntimeOptions>,
+  options: ProbeOptions,
 ): Promise<{ logits: Float32Array; coarse: boolean }> {
   const opened = openModel({ path });
   try {
+    const { backbone } = opened;
+    const output = backbone.model.graph.findOutput(backbone.output)!;
+    const { classes } = options;
+    const pooling = poolingFor(output, options.pooling);
+    const isNew = adapter !== undefined && classes !== undefined;
     const { runtime } = openAdapted(opened, {
       device: options.device ?? 'cpu',
       threads: options.threads ?? 0,
       adapter,
+      classifier: isNew ? { classes, pooling } : undefined,
     });
-    const logits = await runtime.logits(probeBatch(opened));
+    const kind = isNew && givesTokens(output, pooling) ? 'tag' : backbone.kind;
+    const logits = await runtime.logits(probeBatch(opened, kind));
     await runtime.close();
     return { logits, coarse: isCoarse(path) };
   } finally {
@@ -106,18 +129,22 @@ function isCoarse(path: string): boolean {
 }
 
 /** Random tokens, the same for both models; every position (or row) is read. */
-function probeBatch({ backbone, directory }: OpenedModel) {
+function probeBatch({ directory }: OpenedModel, kind: BackboneKind) {
   const { size, seed } = probe;
   const length = Math.min(probe.length, contextOf(directory.config) ?? probe.length);
   const random = randomStream(seed, 'probe');
   const vocabulary = Number(directory.config.vocab_size ?? 100);
   const count = size * length;
-  const rows = size * rowsOfExample(backbone.kind, length);
+  const rows = size * rowsOfExample(kind, length);
+  // Classifiers read rows of different lengths: pooling leaves padding out.
+  const padding = (i: number) => (kind === 'causal' ? 0 : (3 * Math.floor(i / length)) % length);
   return {
     size,
     length,
     inputIds: BigInt64Array.from({ length: count }, () => BigInt(random.integer(vocabulary))),
-    attentionMask: new BigInt64Array(count).fill(1n),
+    attentionMask: BigInt64Array.from({ length: count }, (_, i) =>
+      i % length < length - padding(i) ? 1n : 0n,
+    ),
     positionIds: BigInt64Array.from({ length: count }, (_, i) => BigInt(i % length)),
     rows: BigInt64Array.from({ length: rows }, (_, i) => BigInt(i)),
     targets: new BigInt64Array(rows),

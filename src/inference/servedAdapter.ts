@@ -1,5 +1,6 @@
 import * as ort from 'onnxruntime-node';
 import type { ModelConfig } from '../adapters/module.ts';
+import type { ClassifierNotes } from '../adapters/newClassifier.ts';
 import { packAdapter } from '../adapters/packAdapter.ts';
 import type { LoadedPeftAdapter } from '../adapters/peft.ts';
 import { AloraError, nearest } from '../errors.ts';
@@ -24,7 +25,9 @@ export interface ServedAdapter {
   /** In the order of the sites. */
   readonly factors: readonly SiteFactors[];
   /** A classifier for a model without one: weight [classes, hidden], bias [classes]. */
-  readonly classifier: { readonly weight: Tensor; readonly bias: Tensor | undefined } | undefined;
+  readonly classifier:
+    | { readonly weight: Tensor; readonly bias: Tensor | undefined; readonly notes?: ClassifierNotes }
+    | undefined;
 }
 
 /** The model as it is. */
@@ -131,7 +134,7 @@ function newClassifier(adapter: LoadedPeftAdapter, heads: ReadonlySet<string>): 
   for (const [name, weight] of adapter.saved) {
     const module = /^(.*)\.weight$/.exec(name)?.[1];
     if (module === undefined || heads.has(module)) continue;
-    return { weight, bias: adapter.saved.get(`${module}.bias`) };
+    return { weight, bias: adapter.saved.get(`${module}.bias`), notes: adapter.classifier };
   }
   return undefined;
 }

@@ -9,6 +9,7 @@ import type { Model, Value } from '../onnx/graph.ts';
 import { prepareForTraining } from '../passes/index.ts';
 import { joinEncoder, readsEncoder } from '../passes/joinEncoder.ts';
 import { joinSpan } from '../passes/joinSpan.ts';
+import { encoderOutputs } from '../passes/pooling.ts';
 import { kernels } from './deviceKernels.ts';
 import { generationConfig, type ModelDirectory } from './modelDirectory.ts';
 import { type Seq2SeqTokens, seq2SeqTokens } from './seq2seq.ts';
@@ -40,13 +41,7 @@ export interface Backbone {
 }
 
 /** Outputs that a training graph may start from, in order of preference. */
-const outputNames = [
-  'logits',
-  'last_hidden_state',
-  'sentence_embedding',
-  'token_embeddings',
-  'hidden_states',
-];
+const outputNames = ['logits', ...encoderOutputs];
 
 /**
  * Reads an inference model and prepares it for training (see passes/index.ts). Errors name the node that

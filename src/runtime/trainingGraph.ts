@@ -7,12 +7,13 @@ import { differentiate, type Seed } from '../autodiff/differentiate.ts';
 import { AloraError } from '../errors.ts';
 import { Builder } from '../onnx/builder.ts';
 import { cloneModel } from '../onnx/clone.ts';
-import type { Dim, Model, Value } from '../onnx/graph.ts';
-import { Tensor } from '../onnx/tensor.ts';
+import type { Model, Value } from '../onnx/graph.ts';
+import type { Tensor } from '../onnx/tensor.ts';
 import { leavesLast } from '../passes/executionOrder.ts';
 import { gatherPooled } from '../passes/gatherPooled.ts';
 import { gatherRows } from '../passes/gatherRows.ts';
 import { inferTypes } from '../passes/inferTypes.ts';
+import { type Pooling, pool } from '../passes/pooling.ts';
 import { keepOutputs } from '../passes/prune.ts';
 import { dependents, recompute } from '../passes/recompute.ts';
 import { repeatCheap } from '../passes/repeatCheap.ts';
@@ -72,6 +73,8 @@ export interface AdaptedModel {
   /** Weights of output embedding and heads, with the width of what they read. */
   readonly outputWeights: ReadonlyMap<Tensor, number>;
   readonly seq2seq?: Seq2SeqTokens;
+  /** How the new classifier reads the encoder, where there is one. */
+  readonly pooling?: Pooling;
 }
 
 export interface AdaptOptions<Options> extends RewriterOptions {
@@ -82,7 +85,7 @@ export interface AdaptOptions<Options> extends RewriterOptions {
   /** Layers of the file to train in full. */
   readonly saved?: readonly LinearModule[];
   /** A new linear classifier on an encoder's output, pooled or as it is: `none` on [B, T, H] gives each token a class. */
-  readonly classifier?: { readonly classes: number; readonly pooling: 'cls' | 'mean' | 'none' };
+  readonly classifier?: { readonly classes: number; readonly pooling: Pooling };
 }
 
 /**
@@ -148,6 +151,7 @@ export function adapt<Options>(backbone: Backbone, options: AdaptOptions<Options
       outputs.flatMap((module) => module.uses.map(({ weight }) => [weight.tensor, module.in] as const)),
     ),
     seq2seq,
+    pooling: options.classifier?.pooling,
   };
 }
 
@@ -296,7 +300,7 @@ function addClassifier(
   { graph, opsets }: Model,
   builder: Builder,
   hidden: Value,
-  { classes, pooling }: { readonly classes: number; readonly pooling: 'cls' | 'mean' | 'none' },
+  { classes, pooling }: { readonly classes: number; readonly pooling: Pooling },
 ): { logits: Value; head: TrainedHead } {
   const width = hidden.shape?.at(-1);
   if (typeof width !== 'number')
@@ -336,43 +340,4 @@ function addClassifier(
     logits,
     head: { module, parameters: specs.map((spec) => ({ spec, start: null })), layout: 'out-in' },
   };
-}
-
-/** [B, T, H] -> [B, H]: the first position, or the mean over the positions that the mask keeps. */
-function pool(
-  mask: Value | null,
-  builder: Builder,
-  opsets: ReadonlyMap<string, number>,
-  hidden: Value,
-  pooling: 'cls' | 'mean',
-): Value {
-  const [batch, , width] = hidden.shape ?? [null, null, null];
-  const shape: readonly Dim[] = [batch ?? null, width ?? null];
-  if (pooling === 'cls')
-    return builder.op('Gather', [hidden, builder.constant('first', Tensor.int64([0], []))], {
-      attributes: { axis: 1 },
-      dtype: 'float32',
-      shape,
-    });
-  const axis = builder.ints([1]);
-  const opset = opsets.get('') ?? 0;
-  const sum = (value: Value) =>
-    builder.op('ReduceSum', [value, axis], { attributes: { keepdims: 0 }, dtype: 'float32' });
-  if (!mask)
-    return opset < 18
-      ? builder.op('ReduceMean', [hidden], {
-          attributes: { axes: [1], keepdims: 0 },
-          dtype: 'float32',
-          shape,
-        })
-      : builder.op('ReduceMean', [hidden, axis], { attributes: { keepdims: 0 }, dtype: 'float32', shape });
-  const keep = builder.op(
-    'Unsqueeze',
-    [builder.op('Cast', [mask], { attributes: { to: 1 }, dtype: 'float32' }), builder.ints([2])],
-    {
-      dtype: 'float32',
-    },
-  );
-  const total = sum(builder.op('Mul', [hidden, keep], { dtype: 'float32', shape: hidden.shape }));
-  return builder.op('Div', [total, sum(keep)], { dtype: 'float32', shape });
 }

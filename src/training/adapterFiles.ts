@@ -1,6 +1,7 @@
 import { basename, join } from 'node:path';
 import type { AdapterSet } from '../adapters/adapterSet.ts';
 import type { LinearModule, ModelConfig, TargetModule } from '../adapters/module.ts';
+import { classifierFile } from '../adapters/newClassifier.ts';
 import {
   packAdapter,
   rankCounts,
@@ -165,6 +166,7 @@ export function saveRunAdapter(
       readonly adapter: { readonly dropout: number };
       readonly data: { readonly task: string };
     };
+    readonly data: { readonly classNames: readonly string[] };
   },
 ): void {
   const { adapters, adapted, directory, backbone, modules, scaling } = run;
@@ -180,9 +182,13 @@ export function saveRunAdapter(
   // Parts of a layer that is fused in the original model too are one layer to PEFT.
   const fused = fusedInOriginal(modules);
   const counts = rankCounts(adapter, fused, backbone.config);
+  const { pooling } = adapted;
   writePeft(folder, packAdapter(adapter, fused, backbone.config), {
     dropout: run.config.adapter.dropout,
-    beside: counts && ((partial) => writeJson(join(partial, splitFile), counts)),
+    beside(partial) {
+      if (counts) writeJson(join(partial, splitFile), counts);
+      if (pooling) writeJson(join(partial, classifierFile), { pooling, labels: run.data.classNames });
+    },
   });
 }
 

@@ -22,6 +22,8 @@ export interface RunData {
   readonly padId: number;
   /** Classes of a new head; undefined where the model brings its own, or writes text. */
   readonly classes: number | undefined;
+  /** Their names. */
+  readonly classNames: readonly string[];
   /** Longest input of the model, where config.json says so. */
   readonly contextLength: number | undefined;
   readonly warnings: readonly string[];
@@ -66,6 +68,7 @@ export async function loadRunData(config: RunConfig, model: DataModel): Promise<
     test: examples(loaded.test),
     padId: Number(model.directory.config.pad_token_id ?? tokenizer.padId),
     classes: fresh ? head!.size : undefined,
+    classNames: Object.values(head?.id2label ?? {}),
     contextLength,
     warnings: loaded.warnings,
     splits: { train: loaded.train, dev: loaded.dev, test: loaded.test },
