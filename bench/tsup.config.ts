@@ -5,6 +5,7 @@ export default defineConfig({
   entry: {
     agreement: 'bench/agreement.ts',
     run: 'bench/run.ts',
+    forward: 'bench/forward.ts',
     ours: 'bench/ours.ts',
     start: 'bench/start.ts',
     trainRun: 'bench/trainRun.ts',

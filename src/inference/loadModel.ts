@@ -13,6 +13,7 @@ import { sessionEncoder } from '../runtime/encoderDecoder.ts';
 import { Feeder } from '../runtime/feeds.ts';
 import { localModel } from '../runtime/hub.ts';
 import { findModel, generationConfig } from '../runtime/modelDirectory.ts';
+import { worthPacking } from '../runtime/prepacking.ts';
 import { seq2SeqTokens } from '../runtime/seq2seq.ts';
 import { type Feeds, openSession, runSession } from '../runtime/session.ts';
 import { type GenerationOptions, generateRows, generateText } from '../runtime/textGeneration.ts';
@@ -61,7 +62,8 @@ export async function loadModel(path: string, options: LoadModelOptions = {}): P
     const runtime = { device: options.device ?? 'cpu', threads: options.threads ?? 0 } as const;
     const open = (name: string, half: Model) => {
       workspace.shareWeights(half.graph);
-      return openSession(workspace.write(name, half), runtime);
+      const prepack = worthPacking(half.graph, 'tokens');
+      return openSession(workspace.write(name, half), runtime, { prepack });
     };
     const session = await open('serving', model);
     const given = [

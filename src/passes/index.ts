@@ -3,7 +3,7 @@ import type { Model } from '../onnx/graph.ts';
 import { emptyCache } from './emptyCache.ts';
 import { fold } from './fold.ts';
 import { fuseGelu } from './fuseGelu.ts';
-import { countFused, type HasKernel, lower, lowerForward } from './lower.ts';
+import { countFused, type HasKernel, lower, lowerForward, lowerSlow } from './lower.ts';
 import { nameAxes } from './nameAxes.ts';
 import { keepOutputs } from './prune.ts';
 import { widen } from './widen.ts';
@@ -27,8 +27,9 @@ export function prepareForTraining(model: Model, { outputs, forward }: PrepareOp
   widen(model);
   keepOutputs(model.graph, outputs);
   fold(model);
+  const slow = lowerSlow(model);
   const twin = forward && countFused(model) > 0 ? forwardTwin(model, outputs, forward) : undefined;
-  const changed = lower(model) + fuseGelu(model);
+  const changed = slow + lower(model) + fuseGelu(model);
   if (changed > 0) {
     fold(model);
     // Fused attention read masks and lengths that its plain form does without.

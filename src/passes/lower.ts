@@ -92,7 +92,15 @@ export function lower(model: Model): number {
 }
 
 /**
- * The same for a graph without gradients, in place: operators that the device has kernels for stay fused, without
+ * Takes apart, in place, what no device runs faster fused and whose plain form has weights of its own, which graphs of
+ * one model can then share. Returns how many nodes that were.
+ */
+export function lowerSlow(model: Model): number {
+  return rewrite(model, (node) => (nameOf(node) === 'com.microsoft.MatMulBnb4' ? matMulBnb4 : undefined));
+}
+
+/**
+ * `lower` for a graph without gradients, in place: operators that the device has kernels for stay fused, without
  * caches; sums of the residual stream and products that adapters stand beside come apart from what they are fused with.
  */
 export function lowerForward(model: Model, hasKernel: HasKernel): void {

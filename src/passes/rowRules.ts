@@ -111,9 +111,6 @@ const perPosition =
 
 const axisOf = (otherwise: number) => (node: Node) => [node.int('axis', otherwise)];
 
-/** Products by a packed weight whose form says nothing of its size. */
-const blockwise: ReadonlySet<string> = new Set(['MatMulNBits', 'MatMulBnb4']);
-
 /** Inputs with scale and zero point of an integer x. */
 const scalesOfX: Readonly<Record<string, readonly number[]>> = {
   MatMulInteger: [2],
@@ -125,7 +122,7 @@ const product: RowRule = (node, leadOf) => {
   const [x, weight] = node.inputs;
   const lead = leadOf(x);
   if (!x || lead === undefined || x.shape!.length <= lead) return undefined;
-  if (!blockwise.has(node.op) && weight?.shape?.length !== 2) return undefined;
+  if (node.op !== 'MatMulNBits' && weight?.shape?.length !== 2) return undefined;
   // What scales x has one range for all positions.
   if (scalesOfX[node.op]?.some((i) => (node.inputs[i]?.shape?.length ?? 0) > 0)) return undefined;
   if (['transA', 'transBatchA', 'transBatchB'].some((name) => node.int(name, 0) !== 0)) return undefined;
@@ -283,7 +280,6 @@ const rules: Readonly<Record<string, RowRule>> = {
   ),
   MatMul: product,
   'com.microsoft.FusedMatMul': product,
-  'com.microsoft.MatMulBnb4': product,
   'com.microsoft.MatMulIntegerToFloat': product,
   'com.microsoft.MatMulNBits': product,
   MatMulInteger: product,

@@ -5,6 +5,7 @@ import type { Model } from '../onnx/graph.ts';
 import { readTransposed } from '../passes/readTransposed.ts';
 import { type Compute, openInt8, requireInt8, type ToInt8 } from './compute.ts';
 import { type Dropout, Feeder, type GateReader, type TokenBatch } from './feeds.ts';
+import { worthPacking } from './prepacking.ts';
 import { openSession, type RuntimeOptions, runSession } from './session.ts';
 import {
   type AdaptedModel,
@@ -192,7 +193,9 @@ export class AdaptedRuntime {
   private async openGraph(name: string, model: Model): Promise<OpenGraph> {
     const feeder = new Feeder(model.graph, this.adapters, [], this.adapted.seq2seq);
     readTransposed(model, { fused: this.options.device !== 'webgpu' });
-    return { session: await openSession(await this.write(name, model), this.options), feeder };
+    const path = await this.write(name, model);
+    const prepack = worthPacking(model.graph, 'batches');
+    return { session: await openSession(path, this.options, { prepack }), feeder };
   }
 }
 

@@ -14,11 +14,19 @@ export interface RuntimeOptions {
 const quiet = { session: 4, environment: 'fatal' } as const;
 ort.env.logLevel = quiet.environment;
 
+export interface SessionChoices {
+  /** Packs constant weights as the session opens (see prepacking.ts); default off. */
+  readonly prepack?: boolean;
+}
+
 /**
  * Options of every session. Prepacking would copy each weight into a layout of its own (twice the memory,
  * seconds to load), the memory pattern would reserve the largest batch for good.
  */
-export function sessionOptions(runtime: RuntimeOptions): ort.InferenceSession.SessionOptions {
+export function sessionOptions(
+  runtime: RuntimeOptions,
+  { prepack = false }: SessionChoices = {},
+): ort.InferenceSession.SessionOptions {
   return {
     executionProviders: [runtime.device],
     ...(runtime.threads > 0 ? { intraOpNumThreads: runtime.threads } : {}),
@@ -29,7 +37,7 @@ export function sessionOptions(runtime: RuntimeOptions): ort.InferenceSession.Se
     enableMemPattern: false,
     logSeverityLevel: quiet.session,
     // Block-wise weights stay exact: by default ONNX Runtime rounds the activations before them to 8 bits.
-    extra: { session: { disable_prepacking: '1', qdq_matmulnbits_accuracy_level: '0' } },
+    extra: { session: { disable_prepacking: prepack ? '0' : '1', qdq_matmulnbits_accuracy_level: '0' } },
   };
 }
 
@@ -40,9 +48,13 @@ const installHints: Record<Device, string> = {
 };
 
 /** Opens an ONNX file on the device. Errors: DEVICE_UNAVAILABLE, MODEL_SESSION with the runtime's own words. */
-export async function openSession(path: string, runtime: RuntimeOptions): Promise<ort.InferenceSession> {
+export async function openSession(
+  path: string,
+  runtime: RuntimeOptions,
+  choices?: SessionChoices,
+): Promise<ort.InferenceSession> {
   try {
-    return await ort.InferenceSession.create(path, sessionOptions(runtime));
+    return await ort.InferenceSession.create(path, sessionOptions(runtime, choices));
   } catch (cause) {
     const message = cause instanceof Error ? cause.message : String(cause);
     const missing = /provider|backend|no available|libcuda|CUDA|adapter|WebGPU|dawn/i.test(message);

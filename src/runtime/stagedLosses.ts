@@ -11,12 +11,14 @@ import { type Stages, stagesBySwitch } from '../passes/stages.ts';
 import { type AdaptedRuntime, sum } from './adaptedRuntime.ts';
 import { Feeder, type GateReader } from './feeds.ts';
 import { gatesOf, type LabelledBatch, naiveGateLosses } from './gateLosses.ts';
+import { worthPacking } from './prepacking.ts';
 import { openSession, runSession } from './session.ts';
 import { evaluationGraph, outputNames } from './trainingGraph.ts';
 
 /** A run of stages as a graph file. */
 interface Piece {
   readonly path: string;
+  readonly prepack: boolean;
   readonly feeder: Feeder;
   /** What it reads of earlier stages. */
   readonly inputs: readonly string[];
@@ -137,8 +139,8 @@ export class StagedLosses {
     const key = `stages-${from}-${to}`;
     const piece = this.pieces.get(key) ?? (await this.write(key, from, to));
     this.pieces.set(key, piece);
-    const { path, feeder, inputs, outputs } = piece;
-    const session = await openSession(path, this.runtime.options);
+    const { path, prepack, feeder, inputs, outputs } = piece;
+    const session = await openSession(path, this.runtime.options, { prepack });
     try {
       await use(async ({ batch, frontier }, gates) => {
         const feeds = { ...feeder.batch(batch), ...feeder.parameters(this.runtime.adapters, gates) };
@@ -169,7 +171,8 @@ export class StagedLosses {
     startAt(graph, ...earlier.map((name) => values.get(name)!));
     const inputs = earlier.filter((name) => graph.findInput(name));
     const feeder = new Feeder(graph, this.runtime.adapters, inputs, this.runtime.adapted.seq2seq);
-    return { path: await this.runtime.write(key, model), feeder, inputs, outputs };
+    const path = await this.runtime.write(key, model);
+    return { path, prepack: worthPacking(graph, 'batches'), feeder, inputs, outputs };
   }
 }
 

@@ -19,6 +19,7 @@ import { type Decoder, sessionDecoder } from '../runtime/decoder.ts';
 import { sessionEncoder } from '../runtime/encoderDecoder.ts';
 import { parameterFeeds } from '../runtime/feeds.ts';
 import { generationConfig, type ModelDirectory } from '../runtime/modelDirectory.ts';
+import { worthPacking } from '../runtime/prepacking.ts';
 import { seq2SeqTokens } from '../runtime/seq2seq.ts';
 import { type Feeds, openSession, type RuntimeOptions } from '../runtime/session.ts';
 import { endTokens } from '../runtime/textGeneration.ts';
@@ -62,7 +63,9 @@ export async function openDecoder(
   const sessions: ort.InferenceSession[] = [];
   for (const half of halves) {
     if (adapted) workspace.shareWeights(half.model.graph);
-    sessions.push(await openSession(adapted ? workspace.write(half.name, half.model) : half.file, runtime));
+    const file = adapted ? workspace.write(half.name, half.model) : half.file;
+    const prepack = worthPacking(half.model.graph, 'tokens');
+    sessions.push(await openSession(file, runtime, { prepack }));
   }
   const [session, encoder] = sessions;
   const side = encoder && tokens && sessionEncoder(encoder, tokens, adapted?.[1]);
