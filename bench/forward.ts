@@ -1,6 +1,9 @@
 import { parseArgs } from 'node:util';
 import * as ort from 'onnxruntime-node';
+import { readModel } from '../src/onnx/decode.ts';
 import { AdaptedRuntime } from '../src/runtime/adaptedRuntime.ts';
+import type { TokenBatch } from '../src/runtime/feeds.ts';
+import { worthPacking } from '../src/runtime/prepacking.ts';
 import { openSession } from '../src/runtime/session.ts';
 import { assemble, openModel } from '../src/training/assemble.ts';
 import { type Labelling, modelFolder, models, type StepCase, shape, writtenOnce } from './cases.ts';
@@ -12,7 +15,9 @@ const help = `npm run bench:forward -- [options]
 
 Evaluation of a batch of 4 x 128 with LoRA of rank 8: with the fused operators of the file, with plain operators as
 the training step has them, and the file itself, which computes logits at all positions and has no adapters. The three
-alternate in one process. Prints a Markdown table of medians in milliseconds, wall clock and processor time.
+alternate in one process; and a token of the file after 128 others, with a cache: the session opened as generation opens
+it, which packs quantised weights, and without packing. Prints a Markdown table of medians in milliseconds, wall clock
+and processor time.
 
   --models <names>   gpt2,llama,bert and genai,genai-q4,genai-int8: the same Llama with GroupQueryAttention and
                      weights of 32, 4 and 8 bits (default: the last three)
@@ -79,49 +84,55 @@ async function measure(name: string): Promise<string> {
   const { adapted, adapters, workspace, runtime } = run;
   const plain = new AdaptedRuntime({ ...adapted, forward: undefined }, adapters, workspace, runtime.options);
   const batch = batchOf(step, 1);
-  const file = await openSession(opened.directory.file, runtime.options);
-  const feeds = fileFeeds(file, batch);
+  const { file: path } = opened.directory;
+  const { graph } = readModel(path);
+  const prepack = worthPacking(graph, 'batches');
+  const file = await openSession(path, runtime.options, { prepack });
+  const feeds = fileFeeds(file, batch, 0);
+  const packs = worthPacking(graph, 'tokens');
+  const unpacked = await openSession(path, runtime.options);
+  const packed = packs ? await openSession(path, runtime.options, { prepack: true }) : unpacked;
+  const token = { size: 1, length: 1, inputIds: BigInt64Array.of(7n), positionIds: BigInt64Array.of(128n) };
+  const hasCache = file.inputNames.some((input) => input.startsWith('past'));
+  const tokenFeeds = hasCache && fileFeeds(file, token, 128);
   const of = (): Times => ({ wall: [], cpu: [] });
-  const [fused, lowered, raw] = [of(), of(), of()];
+  const [fused, lowered, raw, tokenPacked, tokenUnpacked] = [of(), of(), of(), of(), of()];
   for (let i = 0; i <= Number(options.repeats); i++) {
     // The first of each warms up.
     const drop = i === 0;
     await timed(drop ? of() : fused, () => runtime.evaluate(batch));
     if (adapted.forward) await timed(drop ? of() : lowered, () => plain.evaluate(batch));
     await timed(drop ? of() : raw, () => file.run(feeds));
+    if (!tokenFeeds) continue;
+    if (packs) await timed(drop ? of() : tokenPacked, () => packed.run(tokenFeeds));
+    await timed(drop ? of() : tokenUnpacked, () => unpacked.run(tokenFeeds));
   }
-  await file.release();
+  for (const session of new Set([file, packed, unpacked])) await session.release();
   await plain.close();
   await run.close();
-  const cell = (times: Times) =>
-    times.wall.length === 0
-      ? 'the same'
-      : `${median(times.wall).toFixed(0)} (${median(times.cpu).toFixed(0)})`;
-  return `| ${name} | ${cell(fused)} | ${cell(lowered)} | ${cell(raw)} |`;
+  const cell = ({ wall, cpu }: Times) =>
+    wall.length === 0 ? '' : `${median(wall).toFixed(0)} (${median(cpu).toFixed(0)})`;
+  return `| ${[name, ...[fused, lowered, raw, tokenPacked, tokenUnpacked].map(cell)].join(' | ')} |`;
 }
 
-/** What the file asks for: whole sequences, empty caches. */
+/** What the file asks for, after `past` positions whose keys and values are zero. */
 function fileFeeds(
   session: ort.InferenceSession,
-  batch: ReturnType<typeof batchOf>,
+  { size, length, inputIds, positionIds }: Pick<TokenBatch, 'size' | 'length' | 'inputIds' | 'positionIds'>,
+  past: number,
 ): Record<string, ort.Tensor> {
-  const dims = [batch.size, batch.length];
-  const given: Record<string, BigInt64Array> = {
-    input_ids: batch.inputIds,
-    attention_mask: batch.attentionMask,
-    position_ids: batch.positionIds,
-    token_type_ids: new BigInt64Array(batch.inputIds.length),
+  const ids = (data: BigInt64Array) => new ort.Tensor('int64', data, [size, data.length / size]);
+  const given: Record<string, ort.Tensor> = {
+    input_ids: ids(inputIds),
+    attention_mask: ids(new BigInt64Array(size * (past + length)).fill(1n)),
+    position_ids: ids(positionIds),
+    token_type_ids: ids(new BigInt64Array(size * length)),
   };
-  const { num_key_value_heads: groups, head_dim: size } = llamaConfig;
-  return Object.fromEntries(
-    session.inputNames.map((name) => [
-      name,
-      given[name]
-        ? new ort.Tensor('int64', given[name], dims)
-        : new ort.Tensor('float32', new Float32Array(0), [batch.size, groups, 0, size]),
-    ]),
-  );
+  const { num_key_value_heads: groups, head_dim: width } = llamaConfig;
+  const cache = [size, groups, past, width];
+  const empty = () => new ort.Tensor('float32', new Float32Array(size * groups * past * width), cache);
+  return Object.fromEntries(session.inputNames.map((name) => [name, given[name] ?? empty()]));
 }
 
-console.log('| model | fused | plain | the file itself |\n|---|---|---|---|');
+console.log('| model | fused | plain | the file itself | a token | unpacked |\n|---|---|---|---|---|---|');
 for (const name of options.models.split(',')) console.log(await measure(name));

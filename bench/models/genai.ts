@@ -123,12 +123,14 @@ export function writeGenai(folder: string, storage: Storage, config = llamaConfi
   /** The stream with what a block adds to it, and its norm. */
   const skip = (path: string, added: Value): void => {
     const name = `/model/${path}/SkipLayerNorm`;
-    const outputs = [`${name}/output_0`, '', '', `${name}/output_3`];
-    const values = [graph.value(outputs[0]!, 'float32'), null, null, graph.value(outputs[3]!, 'float32')];
+    const norm = graph.value(`${name}/output_0`, 'float32');
+    const sum = graph.value(`${name}/output_3`, 'float32');
     const inputs = [stream, added, ones(`model.${path.replaceAll('/', '.')}`)];
-    const made = graph.add(new Node('SkipSimplifiedLayerNormalization', domain, name, inputs, values));
+    const made = graph.add(
+      new Node('SkipSimplifiedLayerNormalization', domain, name, inputs, [norm, null, null, sum]),
+    );
     made.setAttribute('epsilon', attribute(epsilon));
-    [normed, stream] = [values[0]!, values[3]!];
+    [normed, stream] = [norm, sum];
   };
   for (let layer = 0; layer < layers; layer++) {
     const path = `layers.${layer}`;
