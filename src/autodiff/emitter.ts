@@ -1,9 +1,9 @@
 import type { Builder } from '../onnx/builder.ts';
 import { codeOf, type DType } from '../onnx/dtype.ts';
 import type { AttributeInit, Dim, Value } from '../onnx/graph.ts';
+import { Lengths } from '../passes/lengths.ts';
 import { broadcastShape, reducedShape, reduction, sameShape } from './broadcast.ts';
 import { constantOf, permutation } from './constants.ts';
-import { Lengths } from './lengths.ts';
 import { fillsAxis, merge, type Pieces } from './pieces.ts';
 
 type Attributes = Readonly<Record<string, AttributeInit | undefined>>;
@@ -81,6 +81,13 @@ export class Emitter {
   div(a: Value | number, b: Value | number): Value {
     if (b === 1 && typeof a !== 'number') return a;
     return this.binary('Div', a, b);
+  }
+
+  /** scale x + offset in one pass, where that surely lies between 0 and 1. */
+  portion(x: Value, scale: number, offset: number): Value {
+    if (this.dtype(x) !== 'float32') return this.add(this.mul(x, scale), offset);
+    const float = (value: number) => ({ type: 'float', value }) as const;
+    return this.unary('HardSigmoid', x, { alpha: float(scale), beta: float(offset) });
   }
 
   private binary(op: string, a: Value | number, b: Value | number): Value {

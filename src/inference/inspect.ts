@@ -8,7 +8,7 @@ import { defineStrategy } from '../adapters/strategy.ts';
 import { chunkLengths } from '../autodiff/chunkedLoss.ts';
 import { uncovered } from '../autodiff/differentiate.ts';
 import { describe, type Model } from '../onnx/graph.ts';
-import { readTransposed } from '../passes/readTransposed.ts';
+import { suitDevice } from '../passes/suitDevice.ts';
 import { adaptBackbone } from '../runtime/adaptBackbone.ts';
 import { type BackboneKind, rowsOfExample } from '../runtime/backbone.ts';
 import { type MissingKernel, missingKernels } from '../runtime/deviceKernels.ts';
@@ -173,7 +173,7 @@ function graphsOf(
     budget: { parameters: 0, rank: 8, at: 'final' },
   });
   const graphs = { step: stepGraph(adapted, { recompute, device }), evaluation: evaluationGraph(adapted) };
-  for (const graph of Object.values(graphs)) readTransposed(graph, { fused: device !== 'webgpu' });
+  for (const graph of Object.values(graphs)) suitDevice(graph, device ?? 'cpu');
   return graphs;
 }
 

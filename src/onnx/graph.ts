@@ -36,6 +36,9 @@ export class Value {
 /** Metadata key of a node whose result counts as a constant when gradients are taken. */
 export const constantForGradient = 'onnx-alora.constant-for-gradient';
 
+/** Metadata key of a node that yields y / x for an activation y of x; the value is y's name. */
+export const quotientOf = 'onnx-alora.quotient-of';
+
 /** One operator application. Inputs and attributes change only through methods, so that `users` stays true. */
 export class Node {
   readonly inputs: (Value | null)[] = [];

@@ -2,7 +2,7 @@ import type * as ort from 'onnxruntime-node';
 import type { AdapterSet } from '../adapters/adapterSet.ts';
 import { AloraError } from '../errors.ts';
 import type { Model } from '../onnx/graph.ts';
-import { readTransposed } from '../passes/readTransposed.ts';
+import { suitDevice } from '../passes/suitDevice.ts';
 import { type Compute, openInt8, requireInt8, type ToInt8 } from './compute.ts';
 import { type Dropout, Feeder, type GateReader, type TokenBatch } from './feeds.ts';
 import { worthPacking } from './prepacking.ts';
@@ -192,7 +192,7 @@ export class AdaptedRuntime {
 
   private async openGraph(name: string, model: Model): Promise<OpenGraph> {
     const feeder = new Feeder(model.graph, this.adapters, [], this.adapted.seq2seq);
-    readTransposed(model, { fused: this.options.device !== 'webgpu' });
+    suitDevice(model, this.options.device);
     const path = await this.write(name, model);
     const prepack = worthPacking(model.graph, 'batches');
     return { session: await openSession(path, this.options, { prepack }), feeder };

@@ -10,8 +10,11 @@ export type Lengths = Readonly<Record<string, number>>;
 /** Operators whose output is the memory of their first input. */
 const views = new Set(['Reshape', 'Squeeze', 'Unsqueeze', 'Flatten', 'Identity']);
 
-/** Operators that write over their first input where it has the same size and nothing reads it afterwards. */
-const inPlace = new Set(['Softmax', 'ScatterElements', 'Tanh', 'Sigmoid', 'Relu', 'Clip']);
+/** Operators that write over an input, by its place, where it has the same size and nothing reads it afterwards. */
+const inPlace = new Map([
+  ...['Softmax', 'ScatterElements', 'Tanh', 'Sigmoid', 'Relu', 'Clip'].map((op) => [op, 0] as const),
+  ['FusedConv', 3],
+]);
 
 export interface ActivationBytes {
   /** Bytes of intermediate tensors that live at the same time at the worst moment of a run. */
@@ -75,9 +78,9 @@ function buffers(nodes: readonly Node[], outputs: readonly Value[]): (value: Val
       (inBuffer.get(owner(value)) ?? []).every(
         (other) => !kept.has(other) && (!lastReader.has(other) || done.has(lastReader.get(other)!)),
       );
-    const first = node.inputs[0];
-    if (first && inBuffer.has(owner(first)))
-      if (views.has(node.op) || (inPlace.has(node.op) && usedUp(first))) owners.set(output, owner(first));
+    const over = node.inputs[inPlace.get(node.op) ?? 0];
+    if (over && inBuffer.has(owner(over)))
+      if (views.has(node.op) || (inPlace.has(node.op) && usedUp(over))) owners.set(output, owner(over));
     for (const value of node.outputs)
       if (value) inBuffer.set(owner(value), [...(inBuffer.get(owner(value)) ?? []), value]);
   }

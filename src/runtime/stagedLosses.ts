@@ -5,9 +5,9 @@ import type { GateSetting } from '../adapters/strategy.ts';
 import { cloneModel } from '../onnx/clone.ts';
 import type { Model, Value } from '../onnx/graph.ts';
 import { keepOutputs } from '../passes/prune.ts';
-import { readTransposed } from '../passes/readTransposed.ts';
 import { startAt } from '../passes/segments.ts';
 import { type Stages, stagesBySwitch } from '../passes/stages.ts';
+import { suitDevice } from '../passes/suitDevice.ts';
 import { type AdaptedRuntime, sum } from './adaptedRuntime.ts';
 import { Feeder, type GateReader } from './feeds.ts';
 import { gatesOf, type LabelledBatch, naiveGateLosses } from './gateLosses.ts';
@@ -66,7 +66,7 @@ export class StagedLosses {
     const model = evaluationGraph(runtime.adapted);
     const { graph } = model;
     keepOutputs(graph, [outputNames.losses]);
-    readTransposed(model, { fused: options.device !== 'webgpu' });
+    suitDevice(model, options.device);
     const parameters = new Set(adapters.slots.map((slot) => parameterInput(slot.module, slot.spec.role)));
     const gates = adapters.modules.map((module) => graph.findInput(parameterInput(module, 'gate')));
     const stages = stagesBySwitch(graph, new Set(gates.filter((gate) => gate !== undefined)), ({ name }) =>

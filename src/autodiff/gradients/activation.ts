@@ -1,3 +1,4 @@
+import { quotientOf } from '../../onnx/graph.ts';
 import type { Gradient } from '../rule.ts';
 
 /** y = erf x: dx = dy 2/sqrt(pi) exp(-x^2). */
@@ -42,21 +43,26 @@ export const HardSigmoid: Gradient = ({ node, y, dy, e }) => [
 
 /**
  * y = x P(x), P the normal distribution function: dx = dy (P(x) + x p(x)). With approximate = tanh, y = x s,
- * s = (1 + tanh u) / 2 = sigmoid(2u), u = c (x + k x^3): dx = dy s (1 + (1 - s) 2 x u').
+ * s = (1 + tanh u) / 2 = sigmoid(2u), u = c (x + k x^3): dx = dy (s + y (1 - s) 2u'). Written for few passes: x P and
+ * x s are y again, so that the backward pass need not compute it by Gelu (see repeatCheap).
  */
-export const Gelu: Gradient = ({ node, x: [x], dy, e }) => [
+export const Gelu: Gradient = ({ node, x: [x], y, dy, e }) => [
   () => {
-    const square = e.mul(x!, x!);
     if (node.string('approximate', 'none') === 'none') {
-      const distribution = e.add(e.mul(e.unary('Erf', e.mul(x!, Math.SQRT1_2)), 0.5), 0.5);
-      const density = e.mul(e.unary('Exp', e.mul(square, -0.5)), 1 / Math.sqrt(2 * Math.PI));
-      return e.mul(dy, e.add(distribution, e.mul(x!, density)));
+      const h = e.mul(x!, Math.SQRT1_2);
+      const distribution = e.portion(e.unary('Erf', h), 0.5, 0.5);
+      distribution.producer!.metadata = new Map([[quotientOf, y.name]]);
+      // x p(x) = h exp(-h^2) / sqrt(pi)
+      const density = e.unary('Exp', e.sub(-0.5 * Math.log(Math.PI), e.mul(h, h)));
+      return e.mul(dy, e.add(distribution, e.mul(h, density)));
     }
     const [c, k] = [Math.sqrt(2 / Math.PI), 0.044715];
-    const argument = e.mul(x!, e.add(e.mul(square, 2 * c * k), 2 * c));
-    const s = e.unary('Sigmoid', argument);
-    // x times the derivative of the argument, 2 c x (1 + 3 k x^2)
-    const slope = e.sub(e.mul(argument, 3), e.mul(x!, 4 * c));
-    return e.mul(dy, e.mul(s, e.add(e.mul(e.sub(1, s), slope), 1)));
+    // 2u = 2ck x (x^2 + 1/k), 2u' = 6ck (x^2 + 1/(3k))
+    const shifted = e.add(e.mul(x!, x!), 1 / k);
+    const s = e.unary('Sigmoid', e.mul(e.mul(x!, shifted), 2 * c * k));
+    s.producer!.metadata = new Map([[quotientOf, y.name]]);
+    const rest = e.portion(s, -6 * c * k, 6 * c * k);
+    const curve = e.mul(e.mul(e.mul(x!, s), rest), e.sub(shifted, 2 / (3 * k)));
+    return e.mul(dy, e.add(s, curve));
   },
 ];
