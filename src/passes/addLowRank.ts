@@ -1,6 +1,7 @@
 import { Builder } from '../onnx/builder.ts';
 import type { Dim, Graph, Model, Node, Value } from '../onnx/graph.ts';
 import { Lengths } from './lengths.ts';
+import { roundsActivations } from './lower/dynamicQuantized.ts';
 import { prune } from './prune.ts';
 import { add, product } from './symbolic.ts';
 
@@ -10,10 +11,12 @@ import { add, product } from './symbolic.ts';
  * convolution that takes what it adds to as an input and has it overwritten where nobody else reads it. MatMul and Add
  * would write two more tensors of y's size, Gemm would copy y. Several low-rank products of one sum become one, over
  * concatenated ranks: the input gradients of layers that read the same input. A rank of 0 adds nothing.
- * Returns how many sums changed.
+ * Returns how many sums changed. A graph that rounds activations to 8 bits stays as it is: its sums keep the order of
+ * the file, since a last bit that differs makes a whole step where it is rounded.
  */
 export function addLowRank(model: Model): number {
   const { graph } = model;
+  if (roundsActivations(graph)) return 0;
   graph.sort();
   const writer = new Writer(graph);
   let changed = 0;

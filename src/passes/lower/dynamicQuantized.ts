@@ -1,5 +1,10 @@
-import { constantForGradient, type Node, type Value } from '../../onnx/graph.ts';
+import { constantForGradient, type Graph, type Node, type Value } from '../../onnx/graph.ts';
 import { type Lowering, replace, type Site } from './lowering.ts';
+
+/** Whether a graph rounds activations to 8 bits as it runs. */
+export function roundsActivations(graph: Graph): boolean {
+  return graph.nodes.some(({ op }) => op === 'DynamicQuantizeLinear');
+}
 
 /** W [K, N] int8 or uint8 with scale and zero point per tensor or per column, as floats that stay one byte each. */
 function dequantized(at: Site, weight: Value, scale: Value, zero: Value | null | undefined): Value {
