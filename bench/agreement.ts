@@ -3,7 +3,7 @@ import { tmpdir } from 'node:os';
 import { basename, dirname, join } from 'node:path';
 import { parseArgs } from 'node:util';
 import type { AdapterStrategy, GateSetting, HostTrainer, ScoreTable } from 'onnx-alora/strategy';
-import { lowestRanks, roundSize } from '../plugins/alora/allocator.ts';
+import { type Allocation, allocate, lowestRanks, roundSize } from '../plugins/alora/allocator.ts';
 import {
   type RanksPerRound,
   type RoundOptions,
@@ -21,7 +21,7 @@ scores once a seed and takes both decisions in every round. Where they differ, t
 each is compared, and the dev loss at the end of runs that each scorer led alone. Default: bench/agreement/moby-dick.yaml
 
   --seeds <numbers>    default 0,1,2
-  --factors <numbers>  candidates of screened in multiples of what a round prunes (default 1.5,2,3,4)
+  --factors <numbers>  candidates of screened in multiples of what a round prunes (default 2,3,4)
   --no-runs            leave out the runs that screened leads
   --set <key=value>    replaces a value of the run files; may be repeated
   --out <file>         writes all scores of all rounds as JSON`;
@@ -30,7 +30,7 @@ const { values: options, positionals } = parseArgs({
   allowPositionals: true,
   options: {
     seeds: { type: 'string', default: '0,1,2' },
-    factors: { type: 'string', default: '1.5,2,3,4' },
+    factors: { type: 'string', default: '2,3,4' },
     'no-runs': { type: 'boolean', default: false },
     set: { type: 'string', multiple: true, default: [] },
     out: { type: 'string' },
@@ -54,9 +54,10 @@ interface Round {
   /** By module and rank; terms are S without the rank and S with only it. */
   readonly exact: Terms;
   readonly taylor: Terms;
-  readonly groups: ReturnType<typeof roundGroups>;
-  /** Loss of the dev batch without the ranks that exact prunes, and without those of screened, by factor. */
-  readonly lossAfter: { readonly exact: number; readonly screened: readonly number[] };
+  /** By exact scores of all ranks, then by screened, one a factor. */
+  readonly decisions: readonly Allocation[];
+  /** Loss of the dev batch without the ranks that each prunes; growing does not change it. */
+  readonly lossAfter: readonly number[];
 }
 
 interface Terms {
@@ -71,24 +72,37 @@ function terms(table: ScoreTable): Terms {
   return { importance: of('importance'), without: of('without'), only: of('only') };
 }
 
-/** What a round prunes if only the lowest by `estimate` are measured, `factor` times as many as go. */
-function prunes({ exact, taylor, groups }: Pick<Round, 'exact' | 'taylor' | 'groups'>, factor: number) {
-  return groups.flatMap(({ members, count }) => {
-    const live = members.reduce((sum, m) => sum + exact.importance[m]!.length, 0);
-    const size = roundSize(count, live);
-    const candidates = lowestRanks(taylor.importance, members, Math.ceil(factor * size));
-    const measured = exact.importance.map((of) => of.map(() => Number.NaN));
-    for (const [m, i] of candidates) measured[m]![i] = exact.importance[m]![i]!;
-    return lowestRanks(measured, members, size);
+/** A round as the scheduler makes it, if of the lowest by `estimate` only `factor` times as many as go are measured. */
+function decide(
+  { adapters }: HostTrainer,
+  { groups, budget }: { readonly groups: ReturnType<typeof roundGroups>; readonly budget: number },
+  exact: Terms['importance'],
+  estimate: Terms['importance'],
+  factor: number,
+): Allocation {
+  const sized = groups.map(({ members, count }) => ({
+    members,
+    count: roundSize(
+      count,
+      members.reduce((sum, m) => sum + exact[m]!.length, 0),
+    ),
+  }));
+  const measured = exact.map((of) => of.map(() => Number.NaN));
+  for (const { members, count } of sized)
+    for (const [m, i] of lowestRanks(estimate, members, Math.ceil(factor * count)))
+      measured[m]![i] = exact[m]![i]!;
+  return allocate({
+    importance: factor === exactly ? exact : estimate,
+    prunable: measured,
+    groups: sized,
+    costs: adapters.modules.map((module) => adapters.costOfRank(module)),
+    caps: adapters.modules.map((module) => Math.min(module.in, module.out)),
+    budget,
   });
 }
 
 const exactly = Number.POSITIVE_INFINITY;
-const key = (ranks: readonly (readonly [number, number])[]) =>
-  ranks
-    .map(([m, i]) => `${m}:${i}`)
-    .sort()
-    .join(' ');
+const ranksOf = ({ pruned }: Allocation) => pruned.map(String).sort().join(' ');
 
 /** Losses are asked for twice in a round, by the comparison and by the scheduler: the second time they are known. */
 function remembering(host: HostTrainer): HostTrainer {
@@ -132,21 +146,28 @@ function watched(seed: number, rounds: Round[]): AdapterStrategy<unknown> {
           done++;
           const view = remembering(host);
           const exactTable = await alora.score(view, { scorer: 'exact', examples });
-          const both = {
-            exact: terms(exactTable),
-            taylor: terms(await alora.score(view, { scorer: 'taylor', examples })),
-            groups,
-          };
-          const sets = [exactly, ...factors].map((factor) => prunes(both, factor));
-          const after = await view.losses(sets.map((except) => ({ on: 'all', except })));
+          const exact = terms(exactTable);
+          const taylor = terms(await alora.score(view, { scorer: 'taylor', examples }));
+          const decisions = [exactly, ...factors].map((factor) =>
+            decide(
+              host,
+              { groups, budget: run.budget.parameters },
+              exact.importance,
+              taylor.importance,
+              factor,
+            ),
+          );
+          const after = await view.losses(decisions.map(({ pruned }) => ({ on: 'all', except: pruned })));
           const { full, base } = exactTable;
           rounds.push({
             seed,
             step: host.step,
             full,
             base,
-            ...both,
-            lossAfter: { exact: after[0]!, screened: Array.from(after.slice(1)) },
+            exact,
+            taylor,
+            decisions,
+            lossAfter: Array.from(after),
           });
           await scheduler.afterStep(view);
         },
@@ -167,6 +188,7 @@ async function train(file: string, seed: number, scorer: 'exact' | 'screened', r
 }
 
 const percent = (part: number, whole: number) => `${((100 * part) / whole).toFixed(0)} %`;
+const signed = (value: number) => `${value < 0 ? '' : '+'}${value.toExponential(1)}`;
 const record: unknown[] = [];
 try {
   for (const file of files) {
@@ -182,19 +204,26 @@ try {
     console.log(
       `${basename(file, '.yaml')}: ${rounds.length} rounds, ${Math.min(...ranks)} to ${Math.max(...ranks)} ranks`,
     );
-    console.log('\n| candidates | same pruned set | pruned ranks in common | largest rise of the loss |');
-    console.log('|---|---|---|---|');
+    console.log(
+      '\n| candidates | same ranks pruned | pruned ranks in common | same modules grow | loss after |',
+    );
+    console.log('|---|---|---|---|---|');
     factors.forEach((factor, f) => {
-      const pairs = rounds.map((round) => [prunes(round, exactly), prunes(round, factor)] as const);
-      const same = pairs.filter(([a, b]) => key(a) === key(b)).length;
-      const common = pairs.map(([a, b]) => {
-        const of = new Set(a.map(([m, i]) => `${m}:${i}`));
-        return b.filter(([m, i]) => of.has(`${m}:${i}`)).length;
-      });
-      const total = (values: readonly number[]) => values.reduce((sum, value) => sum + value, 0);
-      const rise = rounds.map(({ lossAfter }) => lossAfter.screened[f]! - lossAfter.exact);
+      const count = (agrees: (exact: Allocation, screened: Allocation) => boolean) => {
+        const same = rounds.filter(({ decisions }) => agrees(decisions[0]!, decisions[f + 1]!)).length;
+        return `${same} of ${rounds.length}, ${percent(same, rounds.length)}`;
+      };
+      let common = 0;
+      let all = 0;
+      for (const { decisions } of rounds) {
+        const exact = new Set(decisions[0]!.pruned.map(String));
+        all += exact.size;
+        common += decisions[f + 1]!.pruned.filter((rank) => exact.has(String(rank))).length;
+      }
+      const differences = rounds.map(({ lossAfter }) => lossAfter[f + 1]! - lossAfter[0]!);
+      const [least, most] = [Math.min(...differences), Math.max(...differences)];
       console.log(
-        `| ${factor} n | ${same} of ${rounds.length}, ${percent(same, rounds.length)} | ${percent(total(common), total(pairs.map(([a]) => a.length)))} | ${Math.max(...rise).toExponential(1)} |`,
+        `| ${factor} n | ${count((a, b) => ranksOf(a) === ranksOf(b))} | ${percent(common, all)} | ${count((a, b) => String(a.grown) === String(b.grown))} | ${least === 0 && most === 0 ? 'the same' : `${signed(least)} to ${signed(most)}`} |`,
       );
     });
     if (ends.length > 0) console.log(`\nDev loss at the end: ${ends.join('; ')}\n`);

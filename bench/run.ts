@@ -3,6 +3,7 @@ import { check, store } from './guard.ts';
 import { readOptions } from './options.ts';
 import { facts, writeFigures, writeReport } from './report.ts';
 import { scalingTable } from './scalingTable.ts';
+import { scoringTable } from './scoringTable.ts';
 import { startTable } from './startTable.ts';
 import { stepTable } from './stepTable.ts';
 import type { BenchTable, TableResult } from './table.ts';
@@ -10,6 +11,7 @@ import type { BenchTable, TableResult } from './table.ts';
 const tables: Readonly<Record<string, BenchTable>> = {
   step: stepTable,
   scaling: scalingTable,
+  scoring: scoringTable,
   start: startTable,
 };
 

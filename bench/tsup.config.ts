@@ -10,6 +10,7 @@ export default defineConfig({
     start: 'bench/start.ts',
     trainRun: 'bench/trainRun.ts',
     scorers: 'bench/scorers.ts',
+    scoring: 'bench/scoring.ts',
     serving: 'bench/serving.ts',
   },
   outDir: '.models/bench',

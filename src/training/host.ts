@@ -26,6 +26,12 @@ export interface HostOptions {
   readonly breathe?: () => void;
 }
 
+/**
+ * Tokens of a batch that is scored: enough for products to run at full speed, few enough for their results to stay in
+ * the caches and for hidden states that settings share to be small.
+ */
+const scoredTokens = 1024;
+
 /** From so many settings on, cutting the model pays. */
 const worthStages = 8;
 
@@ -65,10 +71,13 @@ export class ReferenceHost implements HostTrainer {
           ? order
           : randomStream(seed, 'dev batch').shuffle(order).slice(0, this.devExamples);
       drawn.sort((a, b) => a - b);
-      this.dev = evaluationBatches(
-        drawn.map((i) => dev[i]!),
-        { batchSize, padId, tokensOfRun: runtime.tokensOfRun },
-      );
+      const rows = drawn.map((i) => dev[i]!);
+      const longest = Math.max(1, ...rows.map(({ ids }) => ids.length));
+      this.dev = evaluationBatches(rows, {
+        batchSize: Math.max(1, Math.min(batchSize, Math.floor(scoredTokens / longest))),
+        padId,
+        tokensOfRun: runtime.tokensOfRun,
+      });
     }
     return this.dev;
   }

@@ -9,24 +9,24 @@ export const exact = (): Scorer => ({
     const positions = modules.flatMap((module, m) =>
       Array.from({ length: host.adapters.rank(module) }, (_, i): RankPosition => [m, i]),
     );
-    const losses = await host.losses(settingsFor(positions));
-    const [full, base] = [-losses[0]!, -losses[1]!];
+    const [all, none, ...losses] = await host.losses([
+      { on: 'all', except: [] },
+      { on: 'none', except: [] },
+      ...settingsFor(positions),
+    ]);
+    const [full, base] = [-all!, -none!];
     const ranks = modules.map((): ReturnType<typeof rankScore>[] => []);
     positions.forEach(([m, i], k) => {
-      ranks[m]!.push(rankScore(i, full, -losses[2 + 2 * k]!, -losses[3 + 2 * k]!, true));
+      ranks[m]!.push(rankScore(i, full, -losses[2 * k]!, -losses[2 * k + 1]!, true));
     });
     return { full, base, ranks };
   },
 });
 
-/** All on, all off, then for each rank: all on without it, all off but it. */
+/** For each rank: all on without it, all off but it. */
 export function settingsFor(positions: readonly RankPosition[]): GateSetting[] {
-  return [
-    { on: 'all', except: [] },
-    { on: 'none', except: [] },
-    ...positions.flatMap((position): GateSetting[] => [
-      { on: 'all', except: [position] },
-      { on: 'none', except: [position] },
-    ]),
-  ];
+  return positions.flatMap((position): GateSetting[] => [
+    { on: 'all', except: [position] },
+    { on: 'none', except: [position] },
+  ]);
 }

@@ -3,7 +3,7 @@ import { importanceOf, rankScore, type Scorer } from './scorer.ts';
 import { taylorScores } from './taylor.ts';
 
 /**
- * Taylor for all ranks, then ablation for the candidates (twice as many as a round takes, the lowest by Taylor).
+ * Taylor for all ranks, then ablation for the candidates (the lowest by Taylor, `screeningFactor` times as many as a round takes).
  * Ranks are pruned by the exact numbers; the receivers are ordered by the estimates of all their ranks.
  */
 export const screened = (): Scorer => ({
@@ -11,15 +11,15 @@ export const screened = (): Scorer => ({
     const estimate = await taylorScores(host);
     const averaged = importanceOf(estimate.ranks);
     const chosen = candidates(averaged);
+    const { full, base } = estimate;
     const losses = await host.losses(settingsFor(chosen));
-    const full = -losses[0]!;
     const ranks = estimate.ranks.map((of) => [...of]);
     const prunable = averaged.map((of) => of.map(() => Number.NaN));
     chosen.forEach(([m, i], k) => {
-      const measured = rankScore(i, full, -losses[2 + 2 * k]!, -losses[3 + 2 * k]!, true);
+      const measured = rankScore(i, full, -losses[2 * k]!, -losses[2 * k + 1]!, true);
       ranks[m]![i] = measured;
       prunable[m]![i] = measured.importance ?? Number.NaN;
     });
-    return { full, base: -losses[1]!, ranks, prunable, averaged };
+    return { full, base, ranks, prunable, averaged };
   },
 });
