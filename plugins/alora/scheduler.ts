@@ -99,12 +99,15 @@ export function allocationRounds(run: RunOutline, settings: RoundSettings): Adap
       notes.push(
         `${pruned.length} of ${asked} ranks pruned: a round takes half of the live ranks at the most, and none without a score`,
       );
-    if (unmeasured > 0) notes.push(`${unmeasured} ranks have no finite score and stay for this round`);
+    if (unmeasured > 0)
+      notes.push(
+        `${ranksIn(unmeasured)} ${unmeasured === 1 ? 'has' : 'have'} no finite score: kept for this round`,
+      );
     if (shrunk > 0)
-      notes.push(`every module lost a rank: ${shrunk} ranks are not granted again, ${live} parameters live`);
+      notes.push(`every module lost a rank: ${ranksIn(shrunk)} not granted again, ${live} parameters live`);
     if (lost > 0)
       notes.push(
-        `${lost} ranks found no module with room for them within ${budget.parameters} parameters, ${live} live`,
+        `${ranksIn(lost)} found no module with room within ${budget.parameters} parameters, ${live} live`,
       );
     return notes;
   }
@@ -137,3 +140,5 @@ async function currentLoss(host: HostTrainer): Promise<number> {
   const [loss] = await host.losses([{ on: 'all', except: [] }]);
   return loss!;
 }
+
+const ranksIn = (count: number): string => (count === 1 ? '1 rank' : `${count} ranks`);

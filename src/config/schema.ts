@@ -73,7 +73,12 @@ const data = z.strictObject({
     .describe(
       'Label words of a classification task on a decoder, or names of the classes of a head, in the order of the labels.',
     ),
-  maxLength: z.int().min(2).max(1_000_000).default(128).describe('Tokens of a row at most.'),
+  maxLength: z
+    .int()
+    .min(2)
+    .max(1_000_000)
+    .optional()
+    .describe("Tokens of a row at most; without it 128, or the model's longest input where that is shorter."),
   shuffle: z
     .boolean()
     .default(true)

@@ -36,6 +36,7 @@ const allocation = z.object({
   scores: z.string().optional(),
   loss: z.object({ before: measured, pruned: measured, grown: measured }).optional(),
   seconds: z.number().optional(),
+  notes: z.array(z.string()).readonly().optional(),
 });
 
 /** What a line may be; `MetricsEvent` of the trainer must fit. */

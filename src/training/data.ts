@@ -26,6 +26,8 @@ export interface RunData {
   readonly classNames: readonly string[];
   /** Longest input of the model, where config.json says so. */
   readonly contextLength: number | undefined;
+  /** Most tokens of a row. */
+  readonly maxLength: number;
   readonly warnings: readonly string[];
   /** The splits as read, with the rows that were left out. */
   readonly splits: Readonly<Partial<Record<'train' | 'dev' | 'test', Split>>>;
@@ -39,23 +41,27 @@ export interface DataModel {
   readonly linear: readonly LinearModule[];
 }
 
+/** data.maxLength where neither the run file nor a shorter model says otherwise. */
+const defaultMaxLength = 128;
+
 /** Reads tokenizer and data of a configuration. `splits` leaves out what an evaluation does not need. */
 export async function loadRunData(config: RunConfig, model: DataModel): Promise<RunData> {
   requireTrainableHead(model.directory);
   if (model.backbone.seq2seq && ['text', 'chat'].includes(config.data.task)) throw needsPrompt(config);
   const tokenizer = await loadTokenizer(model.directory.folder);
   const contextLength = contextOf(model.directory.config);
-  if (contextLength !== undefined && config.data.maxLength > contextLength)
+  const maxLength = config.data.maxLength ?? Math.min(defaultMaxLength, contextLength ?? defaultMaxLength);
+  if (contextLength !== undefined && maxLength > contextLength)
     throw new AloraError('config', 'CONFIG_MAX_LENGTH', "data.maxLength passes the model's longest input", {
       where: 'data.maxLength',
-      got: config.data.maxLength,
+      got: maxLength,
       allowed: `at most ${contextLength} tokens (config.json)`,
       fix: `Set data.maxLength to ${contextLength} or less.`,
     });
   const { head, fresh } = await headOf(config, model.backbone);
   requireTaskOfHead(config, model.backbone);
   const { data, train } = config;
-  const loaded = await loadData({ ...data, tokenizer, head, seed: train.seed });
+  const loaded = await loadData({ ...data, maxLength, tokenizer, head, seed: train.seed });
   if (loaded.task.kind === 'sequence' && model.backbone.kind === 'causal') throw notAClassifier(config);
   if (loaded.task.kind === 'token' && model.backbone.kind !== 'causal')
     throw notADecoder(config, model.backbone);
@@ -70,7 +76,11 @@ export async function loadRunData(config: RunConfig, model: DataModel): Promise<
     classes: fresh ? head!.size : undefined,
     classNames: Object.values(head?.id2label ?? {}),
     contextLength,
-    warnings: loaded.warnings,
+    maxLength,
+    warnings:
+      config.data.maxLength === undefined && maxLength < defaultMaxLength
+        ? [...loaded.warnings, `data.maxLength is ${maxLength}: the model reads no more tokens`]
+        : loaded.warnings,
     splits: { train: loaded.train, dev: loaded.dev, test: loaded.test },
     hash: loaded.hash,
     info: {

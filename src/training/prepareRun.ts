@@ -23,13 +23,14 @@ export interface PreparedRun extends Assembly {
 
 /** Opens model and data and resolves the plan; writes nothing to the output folder. */
 export async function prepareRun(
-  config: RunConfig,
+  given: RunConfig,
   strategies: StrategyRegistry,
   workspace?: Workspace,
 ): Promise<PreparedRun> {
-  const opened = await fetchModel({ ...config.model, device: config.runtime.device }, workspace);
+  const opened = await fetchModel({ ...given.model, device: given.runtime.device }, workspace);
   try {
-    const data = await loadRunData(config, opened);
+    const data = await loadRunData(given, opened);
+    const config = { ...given, data: { ...given.data, maxLength: data.maxLength } };
     const { train } = config;
     const epochSteps = stepsPerEpoch(data.train.length, train);
     const totalSteps = train.steps ?? Math.ceil((train.epochs ?? 3) * epochSteps);
@@ -100,7 +101,7 @@ function describeRun(run: Omit<PreparedRun, 'info'>): RunInfo {
     startStep: 0,
     batchSize: config.train.batchSize,
     accumulate: config.train.accumulate,
-    maxLength: config.data.maxLength,
+    maxLength: data.maxLength,
     learningRate: config.train.learningRate,
     schedule: config.train.schedule,
     warmupSteps: warmupSteps({ ...config.train, totalSteps: run.totalSteps }),

@@ -50,6 +50,8 @@ export interface AllocationEvent {
   readonly scores?: string;
   /** Loss on the round's dev batch: before, after pruning, after growing. */
   readonly loss?: { readonly before: number; readonly pruned: number; readonly grown: number };
+  /** Things worth a warning: shares that were lost, scores that are not finite. */
+  readonly notes?: readonly string[];
   /** Wall-clock seconds spent on scoring and reallocating. */
   readonly seconds?: number;
 }

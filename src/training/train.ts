@@ -256,11 +256,20 @@ class TrainingLoop {
       ...(path ? { scores: path } : {}),
       ...(loss ? { loss } : {}),
       ...(seconds === undefined ? {} : { seconds }),
+      ...(notes && notes.length > 0 ? { notes } : {}),
     };
     this.folder.append(event);
     this.state = { ...this.state, allocations: this.state.allocations + 1 };
     this.report.onAllocation(event);
-    for (const note of notes ?? []) this.report.onWarning(note);
+    for (const note of notes ?? []) this.warnOnce(note);
+  }
+
+  private readonly warned = new Set<string>();
+  /** Rounds often say the same with other numbers: metrics.jsonl has them all. */
+  private warnOnce(note: string): void {
+    const kind = note.replace(/\d+ ranks?/g, 'ranks').replace(/\d+/g, '');
+    if (!this.warned.has(kind)) this.report.onWarning(note);
+    this.warned.add(kind);
   }
 
   private ranks(): Record<string, number> {
