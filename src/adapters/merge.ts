@@ -6,6 +6,7 @@ import { decodeModel } from '../onnx/decode.ts';
 import { writeModel } from '../onnx/encode.ts';
 import { branchesOf } from './mergeBranch.ts';
 import { patchesOf, uniquePatches } from './mergePlan.ts';
+import { requantisedOf } from './mergeRequantise.ts';
 import { copyPatched } from './mergeWrite.ts';
 import type { ModelConfig } from './module.ts';
 import {
@@ -25,6 +26,8 @@ export interface MergeOptions {
   readonly files?: readonly string[];
   /** How a classifier that the model has no place for reads the encoder; default: as it was trained, else the mean. */
   readonly pooling?: 'cls' | 'mean';
+  /** Fold the adapter into quantised weights too and quantise the sums again (see requantisedOf). */
+  readonly requantise?: boolean;
 }
 
 export interface MergeResult {
@@ -33,6 +36,8 @@ export interface MergeResult {
   readonly merged: readonly { readonly file: string; readonly tensors: readonly string[] }[];
   /** .onnx files of quantised weights, which stay: the adapter is a branch beside those of `modules`. */
   readonly branched: readonly { readonly file: string; readonly modules: readonly string[] }[];
+  /** .onnx files of quantised weights that were changed and quantised again. */
+  readonly requantised: readonly { readonly file: string; readonly modules: readonly string[] }[];
   /** A classifier that was appended to an encoder, and to which files. */
   readonly classifier?: {
     readonly name: string;
@@ -73,7 +78,9 @@ export function mergeAdapter(
   const onnx = files.filter((file) => file.endsWith('.onnx'));
   const chosen = options.files ? options.files.map((file) => chosenFile(root, onnx, file)) : onnx;
   const config = configOf(root);
-  const branched = chosen.flatMap((file) => branchesOf(root, file, config, adapter) ?? []);
+  const quantised = options.requantise ? requantisedOf : branchesOf;
+  const branched = chosen.flatMap((file) => quantised(root, file, config, adapter) ?? []);
+  const changed = branched.map(({ file, modules }) => ({ file, modules }));
   const patches = chosen
     .filter((file) => !branched.some((entry) => entry.file === file))
     .map((file) => ({ file, patches: patchesOf(root, file, config, adapter) }));
@@ -104,7 +111,8 @@ export function mergeAdapter(
     merged: patches
       .filter((entry) => entry.patches.length > 0)
       .map((entry) => ({ file: entry.file, tensors: entry.patches.map((patch) => patch.tensor) })),
-    branched: branched.map(({ file, modules }) => ({ file, modules })),
+    branched: options.requantise ? [] : changed,
+    requantised: options.requantise ? changed : [],
     ...(appended
       ? {
           classifier: {

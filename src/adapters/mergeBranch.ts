@@ -61,6 +61,16 @@ interface Place {
   readonly module: LinearModule;
 }
 
+/** The linear layers of all graphs of a model, and the adapter as the file packs them. */
+export function placesIn(
+  model: Model,
+  config: ModelConfig,
+  adapter: PeftAdapter,
+): { modules: LinearModule[]; adapter: PeftAdapter } {
+  const places = placesOf(model, config);
+  return { modules: places.map(({ module }) => module), adapter: packed(adapter, places, config) };
+}
+
 /** The adapter as the file packs its layers. */
 function packed(adapter: PeftAdapter, places: readonly Place[], config: ModelConfig): PeftAdapter {
   return packAdapter(

@@ -109,7 +109,7 @@ function patched(patch: Patch, bytes: Uint8Array): Uint8Array {
 }
 
 /** W + s A^T diag(g) B, row by row of W as it is stored: [in, out], or [out, in]. */
-function withProduct(
+export function withProduct(
   weight: Float32Array,
   { rank, in: width, out, scale, A, B, gate }: LowRankWeights,
   layout: 'in-out' | 'out-in',

@@ -3,6 +3,7 @@ import { basename, join } from 'node:path';
 import { type MergeResult, mergeAdapter } from '../adapters/merge.ts';
 import { givesTokens, poolingFor } from '../adapters/newClassifier.ts';
 import { readPeft } from '../adapters/peft.ts';
+import type { RunConfig } from '../config/schema.ts';
 import { AloraError } from '../errors.ts';
 import { readModel } from '../onnx/decode.ts';
 import type { Graph } from '../onnx/graph.ts';
@@ -14,6 +15,7 @@ import type { RuntimeOptions } from '../runtime/session.ts';
 import type { OpenedModel } from '../training/assemble.ts';
 import { openModel } from '../training/assemble.ts';
 import { contextOf } from '../training/data.ts';
+import { evaluateRun } from '../training/evaluate.ts';
 import { openAdapted } from '../training/openAdapted.ts';
 
 export interface MergeModelOptions extends Partial<RuntimeOptions> {
@@ -25,6 +27,10 @@ export interface MergeModelOptions extends Partial<RuntimeOptions> {
   readonly out: string;
   /** As in MergeOptions. */
   readonly pooling?: 'cls' | 'mean';
+  /** As in MergeOptions; the difference to model and adapter is then measured, not bounded. */
+  readonly requantise?: boolean;
+  /** A run whose dev rows tell what requantising costs: losses of model + adapter and of each requantised file. */
+  readonly data?: RunConfig;
 }
 
 export interface MergeModelResult extends MergeResult {
@@ -33,6 +39,13 @@ export interface MergeModelResult extends MergeResult {
     readonly file: string;
     readonly maxDelta: number;
     readonly largestLogit: number;
+  }[];
+  /** With `data`, for each requantised file: dev losses of the base, of base + adapter, and of the merged file. */
+  readonly devLoss: readonly {
+    readonly file: string;
+    readonly base: number;
+    readonly adapted: number;
+    readonly merged: number;
   }[];
 }
 
@@ -46,10 +59,12 @@ const probe = { size: 4, length: 32, seed: 20240325 };
 export async function mergeModel(options: MergeModelOptions): Promise<MergeModelResult> {
   const model = await localModel(options.model);
   const adapter = readPeft(options.adapter);
-  const result = mergeAdapter(adapter, model, options.out, { pooling: options.pooling });
+  const result = mergeAdapter(adapter, model, options.out, options);
   const verification = [];
+  const devLoss: MergeModelResult['devLoss'][number][] = [];
   try {
-    const changed = [...result.merged, ...result.branched].map(({ file }) => file);
+    const changed = [...result.merged, ...result.branched, ...result.requantised].map(({ file }) => file);
+    const rounded = new Set(result.requantised.map(({ file }) => file));
     for (const file of new Set([...changed, ...(result.classifier?.files ?? [])])) {
       // The encoder's half of an encoder-decoder is run along with the other half.
       if (/^encoder_model/.test(basename(file))) continue;
@@ -64,7 +79,7 @@ export async function mergeModel(options: MergeModelOptions): Promise<MergeModel
       // float16 and bfloat16 weights round the update to 11 or 8 bits, and activations that are rounded to 8 bits
       // turn a reordered sum into a step of 1/255 here and there; float32 only reorders sums.
       const tolerance = (before.coarse ? 3e-2 : 1e-4) * Math.max(1, largestLogit);
-      if (!(maxDelta <= tolerance))
+      if (!(maxDelta <= tolerance) && !rounded.has(file))
         throw new AloraError('model', 'MERGE_MISMATCH', 'The merged model differs from model and adapter', {
           where: file,
           got: `max |delta logit| ${maxDelta}`,
@@ -73,11 +88,28 @@ export async function mergeModel(options: MergeModelOptions): Promise<MergeModel
         });
       verification.push({ file, maxDelta, largestLogit });
     }
+    for (const { file } of options.data ? result.requantised : []) {
+      if (/^encoder_model/.test(basename(file))) continue;
+      devLoss.push({ file, ...(await devLosses(options.data!, model, file, options)) });
+    }
   } catch (error) {
     rmSync(options.out, { recursive: true, force: true });
     throw error;
   }
-  return { ...result, verification };
+  return { ...result, verification, devLoss };
+}
+
+async function devLosses(
+  data: RunConfig,
+  model: string,
+  file: string,
+  { adapter, out }: MergeModelOptions,
+): Promise<{ base: number; adapted: number; merged: number }> {
+  const loss = async (path: string, beside?: string) => {
+    const config = { ...data, model: { ...data.model, path, file } };
+    return (await evaluateRun(config, { adapter: beside, generated: false })).loss;
+  };
+  return { base: await loss(model), adapted: await loss(model, adapter), merged: await loss(out) };
 }
 
 function largest(values: Float32Array): number {

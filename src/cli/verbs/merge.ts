@@ -1,12 +1,15 @@
 import { type Command, Option } from 'commander';
-import { plural } from '../format.ts';
-import { deviceOption, example, jsonOption, printJson, threadsOption } from '../options.ts';
+import { AloraError } from '../../errors.ts';
+import { decimal, plural } from '../format.ts';
+import { deviceOption, example, jsonOption, openRunFile, printJson, threadsOption } from '../options.ts';
 import { shortPath } from '../paths.ts';
 
 interface Options {
   readonly model: string;
   readonly out: string;
   readonly pooling?: 'cls' | 'mean';
+  readonly requantise?: boolean;
+  readonly data?: string;
   readonly device: 'cpu' | 'cuda' | 'webgpu';
   readonly threads: number;
   readonly json?: boolean;
@@ -25,6 +28,11 @@ export function addVerb(program: Command): void {
         'how a new classifier reads an encoder; default: as it was trained',
       ).choices(['cls', 'mean']),
     )
+    .option(
+      '--requantise',
+      'fold the adapter into quantised weights too and quantise again, instead of a branch beside them',
+    )
+    .option('--data <run.yaml>', 'with --requantise: measure what it costs in loss on the dev rows of a run')
     .addOption(deviceOption())
     .addOption(threadsOption())
     .addOption(jsonOption())
@@ -32,12 +40,14 @@ export function addVerb(program: Command): void {
   example(command, 'npx onnx-alora merge runs/run/best --model models/gpt2 --out models/gpt2-merged');
 }
 
-async function mergeAdapter(
-  adapter: string,
-  { model, out, pooling, device, threads, json }: Options,
-): Promise<void> {
+async function mergeAdapter(adapter: string, { data, json, ...options }: Options): Promise<void> {
+  if (data !== undefined && !options.requantise)
+    throw new AloraError('usage', 'USAGE_CONFLICT', '--data belongs to --requantise', {
+      fix: 'add --requantise, or leave --data out',
+    });
+  const run = data === undefined ? undefined : (await openRunFile(data, [])).config;
   const { merge } = await import('../../index.ts');
-  const result = await merge({ adapter, model, out, pooling, device, threads });
+  const result = await merge({ adapter, ...options, data: run });
   if (json) return printJson(result);
   for (const { file, tensors } of result.merged)
     process.stdout.write(`merged ${plural(tensors.length, 'weight')} of ${file}\n`);
@@ -45,15 +55,22 @@ async function mergeAdapter(
     process.stdout.write(
       `kept ${file} quantised: the adapter stands beside ${plural(modules.length, 'module')}\n`,
     );
+  for (const { file, modules } of result.requantised)
+    process.stdout.write(`requantised ${plural(modules.length, 'module')} of ${file}\n`);
   if (result.classifier)
     process.stdout.write(
       `appended ${result.classifier.name} with ${result.classifier.classes} classes to ${result.classifier.files.join(', ')}\n`,
     );
   for (const file of result.untouched)
     process.stdout.write(`copied ${file}: it holds no weight of the adapter\n`);
+  const rounded = new Set(result.requantised.map(({ file }) => file));
   for (const { file, maxDelta, largestLogit } of result.verification)
     process.stdout.write(
-      `verified ${file}: max |delta logit| ${maxDelta.toExponential(2)} beside logits up to ${largestLogit.toPrecision(3)}\n`,
+      `${rounded.has(file) ? 'measured' : 'verified'} ${file}: max |delta logit| ${maxDelta.toExponential(2)} beside logits up to ${largestLogit.toPrecision(3)}\n`,
+    );
+  for (const { file, base, adapted, merged } of result.devLoss)
+    process.stdout.write(
+      `dev loss with ${file}: base ${decimal(base)}, adapter beside it ${decimal(adapted)}, requantised ${decimal(merged)}\n`,
     );
   process.stdout.write(`\nthe merged model is ${shortPath(result.folder)}\n`);
 }
