@@ -188,8 +188,8 @@ function gradientRule(node: Node): Gradient {
 }
 
 function findRule(node: Node): Gradient | undefined {
-  if (node.domain !== '' || !Object.hasOwn(gradients, node.op)) return undefined;
-  return (gradients as Record<string, Gradient>)[node.op];
+  const name = node.domain === '' ? node.op : `${node.domain}.${node.op}`;
+  return Object.hasOwn(gradients, name) ? (gradients as Record<string, Gradient>)[name] : undefined;
 }
 
 /** An operator that `differentiate` would refuse. */

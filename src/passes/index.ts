@@ -3,6 +3,7 @@ import type { Model } from '../onnx/graph.ts';
 import { emptyCache } from './emptyCache.ts';
 import { fold } from './fold.ts';
 import { fuseGelu } from './fuseGelu.ts';
+import { fuseRotary } from './fuseRotary.ts';
 import { countFused, type HasKernel, lower, lowerForward, lowerSlow } from './lower.ts';
 import { nameAxes } from './nameAxes.ts';
 import { keepOutputs } from './prune.ts';
@@ -16,10 +17,10 @@ export interface PrepareOptions {
 }
 
 /**
- * Makes an inference export fit for training, in place: no cache, float32, no fused operators but Gelu, no shape
- * arithmetic that can be known beforehand, every value typed. What stays of the inputs is in `graph.inputs`. Returns
- * the same model with its fused operators, for what needs no gradients, if that was asked for and there are any; both
- * have the same inputs, outputs and linear layers, and share their tensors.
+ * Makes an inference export fit for training, in place: no cache, float32, no fused operators but Gelu and rotary
+ * embeddings, no shape arithmetic that can be known beforehand, every value typed. What stays of the inputs is in
+ * `graph.inputs`. Returns the same model with its fused operators, for what needs no gradients, if that was asked for
+ * and there are any; both have the same inputs, outputs and linear layers, and share their tensors.
  */
 export function prepareForTraining(model: Model, { outputs, forward }: PrepareOptions): Model | undefined {
   emptyCache(model);
@@ -35,6 +36,7 @@ export function prepareForTraining(model: Model, { outputs, forward }: PrepareOp
     // Fused attention read masks and lengths that its plain form does without.
     keepOutputs(model.graph, outputs);
   }
+  fuseRotary(model);
   return twin;
 }
 

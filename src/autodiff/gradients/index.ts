@@ -33,12 +33,13 @@ import {
   ReduceSum,
   ReduceSumSquare,
 } from './reduce.ts';
+import { RotaryEmbedding } from './rotary.ts';
 import { Clip, Max, Min, Where } from './select.ts';
 import { Expand, Flatten, Reshape, Squeeze, Tile, Transpose, Trilu, Unsqueeze } from './shape.ts';
 import { Pad, Slice } from './slice.ts';
 import { LogSoftmax, Softmax } from './softmax.ts';
 
-/** The gradient of each operator of ai.onnx. A new operator is a file (or a line in one) and a line here. */
+/** The gradient of each operator of ai.onnx, others by domain and operator. A new operator is a file (or a line in one) and a line here. */
 export const gradients = {
   Abs,
   Add,
@@ -105,6 +106,7 @@ export const gradients = {
   Trilu,
   Unsqueeze,
   Where,
+  'com.microsoft.RotaryEmbedding': RotaryEmbedding,
 } as const satisfies Record<string, Gradient>;
 
 /** An operator of ai.onnx that has a gradient. */
