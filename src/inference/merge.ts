@@ -1,6 +1,7 @@
 import { rmSync } from 'node:fs';
 import { basename, join } from 'node:path';
 import { type MergeResult, mergeAdapter } from '../adapters/merge.ts';
+import type { ModelConfig } from '../adapters/module.ts';
 import { givesTokens, poolingFor } from '../adapters/newClassifier.ts';
 import { readPeft } from '../adapters/peft.ts';
 import type { RunConfig } from '../config/schema.ts';
@@ -161,7 +162,7 @@ function isCoarse(path: string): boolean {
 }
 
 /** Random tokens, the same for both models; every position (or row) is read. */
-function probeBatch({ directory }: OpenedModel, kind: BackboneKind) {
+function probeBatch({ backbone, directory }: OpenedModel, kind: BackboneKind) {
   const { size, seed } = probe;
   const length = Math.min(probe.length, contextOf(directory.config) ?? probe.length);
   const random = randomStream(seed, 'probe');
@@ -173,6 +174,7 @@ function probeBatch({ directory }: OpenedModel, kind: BackboneKind) {
   return {
     size,
     length,
+    features: probeFeatures(backbone.model.graph, directory.config, random),
     inputIds: BigInt64Array.from({ length: count }, () => BigInt(random.integer(vocabulary))),
     attentionMask: BigInt64Array.from({ length: count }, (_, i) =>
       i % length < length - padding(i) ? 1n : 0n,
@@ -181,4 +183,17 @@ function probeBatch({ directory }: OpenedModel, kind: BackboneKind) {
     rows: BigInt64Array.from({ length: rows }, (_, i) => BigInt(i)),
     targets: new BigInt64Array(rows),
   };
+}
+
+/** Random sound, for a graph that hears. */
+function probeFeatures(graph: Graph, config: ModelConfig, random: { uniform(): number }) {
+  const input = graph.findInput('input_features');
+  if (!input) return undefined;
+  const lengths = [probe.size, Number(config.num_mel_bins), 2 * Number(config.max_source_positions)];
+  const dims = lengths.map((length, axis) => {
+    const dim = axis > 0 ? input.shape?.[axis] : undefined;
+    return typeof dim === 'number' ? dim : length;
+  });
+  const count = dims.reduce((product, dim) => product * dim, 1);
+  return { [input.name]: { data: Float32Array.from({ length: count }, () => random.uniform()), dims } };
 }

@@ -20,9 +20,17 @@ export interface TokenBatch {
   readonly tokenTypeIds?: BigInt64Array;
   /** Of an encoder-decoder: int64 [B * length] of the decoder; the fields above are then the encoder's. */
   readonly decoder?: { readonly length: number; readonly inputIds: BigInt64Array };
+  /** Inputs that are not tokens, by name: sound (`input_features`), images (`pixel_values`). */
+  readonly features?: Readonly<Record<string, Features>>;
   /** int64 [n]: labelled positions in B * T (in B for sequence classification), and what to predict there. */
   readonly rows: BigInt64Array;
   readonly targets: BigInt64Array;
+}
+
+/** float32 [B, ...], flattened. */
+export interface Features {
+  readonly data: Float32Array;
+  readonly dims: readonly number[];
 }
 
 export interface Dropout {
@@ -93,7 +101,9 @@ export class Feeder {
       const shape = this.shapes.get(name) ?? [];
       // The lengths of an encoder-decoder have these names (see joinEncoder).
       const decoded = shape.some((dim) => `${dim}`.includes('decoder_sequence_length'));
-      const length = decoded && batch.decoder ? batch.decoder.length : batch.length;
+      // An encoder of sound has as many positions as its file says.
+      const fixed = shape.length === 3 && typeof shape[1] === 'number' ? shape[1] : batch.length;
+      const length = decoded && batch.decoder ? batch.decoder.length : fixed;
       const width = length * module.in;
       const mask = new Float32Array(batch.size * width);
       examples.forEach((example, b) => {
@@ -145,6 +155,12 @@ function tokens(pick: (batch: TokenBatch) => BigInt64Array): MakeInput {
   };
 }
 
+const features: MakeInput = (batch, value) => {
+  const given = batch.features?.[value.name];
+  if (!given) throw unknownInput(value);
+  return new ort.Tensor('float32', given.data, given.dims);
+};
+
 /** The inputs that transformer exports have beside their caches. */
 const known = new Map<string, MakeInput>([
   ['input_ids', tokens((batch) => batch.inputIds)],
@@ -155,6 +171,8 @@ const known = new Map<string, MakeInput>([
     'decoder_input_ids',
     ({ size, decoder }) => new ort.Tensor('int64', decoder!.inputIds, [size, decoder!.length]),
   ],
+  ['input_features', features],
+  ['pixel_values', features],
   ['num_logits_to_keep', () => new ort.Tensor('int64', new BigInt64Array(1), [])],
   [
     'cache_position',

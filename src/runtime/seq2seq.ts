@@ -62,6 +62,7 @@ export function asSeq2Seq(batch: TokenBatch, { begins, eosId }: Seq2SeqTokens): 
       0n,
     ),
     positionIds: BigInt64Array.from({ length: size * encoderLength }, (_, i) => BigInt(i % encoderLength)),
+    features: batch.features,
     decoder: { length: decoderLength, inputIds: padded(completions, decoderLength, BigInt(eosId)) },
     rows: BigInt64Array.from(
       trained.flatMap((places, b) => places.map((_, i) => BigInt(b * decoderLength + begins.length - 1 + i))),

@@ -1,4 +1,4 @@
-import type { Example, ExampleKind } from './task.ts';
+import type { Example, ExampleKind, Features } from './task.ts';
 
 /** B examples padded on the right to one length T, flattened row by row. */
 export interface Batch {
@@ -15,6 +15,8 @@ export interface Batch {
   readonly tokenTypeIds?: BigInt64Array;
   /** [B * T], 0 .. T - 1 in each row. */
   readonly positionIds: BigInt64Array;
+  /** Inputs that are not tokens, by name, [B, ...]; present when an example has some. */
+  readonly features?: Readonly<Record<string, Features>>;
   /** [n]: the trained places, ascending. Kinds `token` and `tag`: indices into B * T; `sequence`: B; `span`: B * 2. */
   readonly rows: BigInt64Array;
   /** [n]: the token id, class or position to predict at each of `rows`. */
@@ -82,7 +84,22 @@ export function collate(examples: readonly Example[], { padId, padTo = 0, indice
     labels: rows.length,
     examples: indices ?? examples.map((_, b) => b),
     items: examples,
+    ...(examples[0]?.features ? { features: stackFeatures(examples) } : {}),
   };
+}
+
+/** The features of examples one below the other. */
+function stackFeatures(examples: readonly Example[]): Record<string, Features> {
+  const rows = examples.map((example) => example.features!());
+  return Object.fromEntries(
+    Object.entries(rows[0]!).map(([name, { data, dims }]) => {
+      const all = new Float32Array(rows.length * data.length);
+      rows.forEach((row, b) => {
+        all.set(row[name]!.data, b * data.length);
+      });
+      return [name, { data: all, dims: [rows.length, ...dims.slice(1)] }];
+    }),
+  );
 }
 
 /** Places of an example at which the model predicts something: rows of its logits. */

@@ -14,6 +14,7 @@ import { prompt } from './prompt.ts';
 import type { Task } from './task.ts';
 import { text } from './text.ts';
 import { tokenClassification } from './tokenClassification.ts';
+import { transcription } from './transcription.ts';
 
 /** Every task by the word that stands in `data.task`: a new one is one file and one line here. */
 export const tasks: Readonly<Record<string, Task>> = {
@@ -23,6 +24,7 @@ export const tasks: Readonly<Record<string, Task>> = {
   classification,
   'token-classification': tokenClassification,
   'qa-span': qaSpan,
+  transcription,
   alpaca,
   boolq,
   copa,

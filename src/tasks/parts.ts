@@ -1,3 +1,5 @@
+import type { Example } from './task.ts';
+
 /** Positions from which on attention costs as much as everything else that a layer does for a token, roughly. */
 const attentionLength = 3072;
 
@@ -6,6 +8,14 @@ export interface PartOptions {
   readonly most: number;
   /** What a run costs beside its tokens, in tokens. */
   readonly tokensOfRun: number;
+}
+
+/**
+ * The cost of a run for rows of a kind. The softmax over the positions of a span counts padding, as in transformers:
+ * its rows are not independent, and batches stay whole.
+ */
+export function runCostOf(examples: readonly Pick<Example, 'kind'>[], tokensOfRun: number): number {
+  return examples[0]?.kind === 'span' ? 1e9 : tokensOfRun;
 }
 
 /** What a run of rows padded to one length costs, in tokens. */

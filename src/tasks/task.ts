@@ -28,6 +28,12 @@ export interface Row {
  */
 export type ExampleKind = 'token' | 'sequence' | 'tag' | 'span';
 
+/** Numbers that a model reads beside tokens; the first length counts rows. */
+export interface Features {
+  readonly data: Float32Array;
+  readonly dims: readonly number[];
+}
+
 /** One tokenised row. */
 export interface Example {
   readonly kind: ExampleKind;
@@ -46,6 +52,8 @@ export interface Example {
   readonly completion?: string;
   /** All right answers, where a metric accepts several. */
   readonly references?: readonly string[];
+  /** Inputs of the model that are not tokens, one row each, by name; computed anew by every call. */
+  readonly features?: () => Readonly<Record<string, Features>>;
   /** Kind `span`: the text that the answer is part of, and which of `ids` are its tokens. */
   readonly passage?: { readonly text: string; readonly first: number; readonly length: number };
   /** True when the last trained place is an end token that does not count for `accuracy`. */
@@ -70,8 +78,20 @@ export interface TaskContext {
   readonly maxLength: number;
   /** Words of the classes, `data.labels` (classification on a decoder). */
   readonly labels?: readonly string[];
+  /** How the model wants sound, where it reads any. */
+  readonly speech?: Speech;
   /** The model's head; absent for a decoder. */
   readonly head?: ModelHead;
+}
+
+/** How a model wants sound. */
+export interface Speech {
+  /** Hz. */
+  readonly samplingRate: number;
+  /** The token that the decoder starts with. */
+  readonly startId: number;
+  /** Features of one recording, [1, ...]. */
+  readonly features: (wave: Float32Array) => Features;
 }
 
 /** What a head predicts; see ExampleKind. */
@@ -128,6 +148,8 @@ export interface Task {
   readonly labels?: readonly string[];
   /** The head that it trains, where the model has one; a class for each row unless it says otherwise. */
   readonly head?: HeadKind;
+  /** True when it is for models that read sound, and for no others. */
+  readonly hears?: boolean;
   /** True when `data.labels` says something to it. */
   readonly usesLabels?: boolean;
   /**

@@ -11,6 +11,7 @@ import { listField } from '../tasks/tokenClassification.ts';
 import { loadTokenizer, type Tokenizer } from '../tasks/tokenizer.ts';
 import { requireTrainableHead } from './heads.ts';
 import type { RunInfo, SplitInfo } from './reporter.ts';
+import { hears, speechOf } from './speech.ts';
 
 /** The rows of a run, tokenised. Splits that the run file does not name are empty. */
 export interface RunData {
@@ -61,7 +62,9 @@ export async function loadRunData(config: RunConfig, model: DataModel): Promise<
   const { head, fresh } = await headOf(config, model.backbone);
   requireTaskOfHead(config, model.backbone);
   const { data, train } = config;
-  const loaded = await loadData({ ...data, maxLength, tokenizer, head, seed: train.seed });
+  requireHearing(config, model.backbone);
+  const speech = hears(model.backbone) ? speechOf(model.directory.folder, model.backbone) : undefined;
+  const loaded = await loadData({ ...data, maxLength, tokenizer, head, speech, seed: train.seed });
   if (loaded.task.kind === 'sequence' && model.backbone.kind === 'causal') throw notAClassifier(config);
   if (loaded.task.kind === 'token' && model.backbone.kind !== 'causal')
     throw notADecoder(config, model.backbone);
@@ -102,7 +105,14 @@ function splitInfo(split: Split): SplitInfo {
 
 /** config.json's limit on positions, under the names that architectures use. */
 export function contextOf(config: Readonly<Record<string, unknown>>): number | undefined {
-  for (const key of ['max_position_embeddings', 'n_positions', 'n_ctx', 'max_seq_len', 'seq_length'])
+  for (const key of [
+    'max_position_embeddings',
+    'n_positions',
+    'n_ctx',
+    'max_seq_len',
+    'seq_length',
+    'max_target_positions',
+  ])
     if (typeof config[key] === 'number') {
       // RoBERTa counts positions from pad_token_id + 1.
       const offset = /roberta|xlm-r|camembert|mpnet/.test(String(config.model_type)) ? 2 : 0;
@@ -176,6 +186,27 @@ function requireTaskOfHead({ data }: RunConfig, { kind, output }: Backbone): voi
       got: `${data.task}, on a model that predicts ${kind === 'tag' ? 'a class for every token' : 'the two ends of a span'}`,
       allowed: Object.values(tasks).flatMap(({ name, head }) => (head === kind ? [name] : [])),
       fix: 'Use a task of that head, or export the encoder alone (last_hidden_state).',
+    },
+  );
+}
+
+/** Sound goes with the tasks that read it, and with models that do. */
+function requireHearing({ data }: RunConfig, backbone: Backbone): void {
+  const sound = hears(backbone);
+  if (sound === (findTask(data.task).hears ?? false)) return;
+  throw new AloraError(
+    'config',
+    'TASK_MODEL',
+    sound
+      ? 'The model reads sound, and the task has none'
+      : 'The task has sound, which the model does not read',
+    {
+      where: 'data.task',
+      got: data.task,
+      allowed: sound ? ['transcription'] : 'a model such as Whisper',
+      fix: sound
+        ? 'Use task transcription.'
+        : 'Use an export of Whisper: encoder_model.onnx and decoder_model.onnx.',
     },
   );
 }

@@ -1,7 +1,7 @@
 import type { AdaptedRuntime } from '../runtime/adaptedRuntime.ts';
 import { type Batch, collate } from '../tasks/collate.ts';
 import { predictionMetrics } from '../tasks/metrics/predictions.ts';
-import { lengthParts } from '../tasks/parts.ts';
+import { lengthParts, runCostOf } from '../tasks/parts.ts';
 import type { Example, PreparedTask } from '../tasks/task.ts';
 import type { SplitResult } from './reporter.ts';
 
@@ -18,7 +18,8 @@ export function evaluationBatches(
   }: { readonly batchSize: number; readonly padId: number; readonly tokensOfRun: number },
 ): Batch[] {
   const lengths = examples.map(({ ids }) => ids.length);
-  return lengthParts(lengths, { most: batchSize, tokensOfRun }).map((indices) =>
+  const cost = runCostOf(examples, tokensOfRun);
+  return lengthParts(lengths, { most: batchSize, tokensOfRun: cost }).map((indices) =>
     collate(
       indices.map((i) => examples[i]!),
       { padId, indices },

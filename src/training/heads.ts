@@ -6,7 +6,7 @@ const untrained: readonly (readonly [RegExp, string])[] = [
   [/ForMaskedLM$/, 'masked tokens'],
   [/ForMultipleChoice$|ForNextSentencePrediction$|ForPreTraining$/, 'something else than classes or text'],
   [/ForImageClassification|ForObjectDetection|ForSemanticSegmentation|ForDepthEstimation/, 'from images'],
-  [/ForAudioClassification|ForCTC|ForSpeechSeq2Seq|^Whisper/, 'from sound'],
+  [/ForAudioClassification|ForCTC|ForAudioFrameClassification|ForXVector/, 'from sound'],
 ];
 
 /** Refuses a head that no task trains, by the class that config.json names. Errors: MODEL_HEAD (model). */

@@ -3,6 +3,7 @@ import type { AdaptedRuntime } from '../runtime/adaptedRuntime.ts';
 import type { Decoder } from '../runtime/decoder.ts';
 import type { Seq2SeqTokens } from '../runtime/seq2seq.ts';
 import { generateText } from '../runtime/textGeneration.ts';
+import { findTask } from '../tasks/index.ts';
 import type { RunData } from './data.ts';
 import type { SampleEvent } from './reporter.ts';
 
@@ -99,7 +100,8 @@ export async function sampleText(
   when: SampleEvent['when'],
 ): Promise<SampleEvent | null> {
   const { config, data, runtime, backbone } = run;
-  if (backbone.kind !== 'causal') return null;
+  // Nothing is to be heard in a sample's prompt.
+  if (backbone.kind !== 'causal' || findTask(config.data.task).hears) return null;
   const prompt = samplePrompt(config, data);
   if (!prompt || prompt.length === 0) return null;
   const { tokenizer, contextLength } = data;

@@ -3,7 +3,7 @@ import type { RunConfig } from '../config/schema.ts';
 import { randomStream } from '../random.ts';
 import { epochBatches, stepsPerEpoch } from '../tasks/batches.ts';
 import { type Batch, collate } from '../tasks/collate.ts';
-import { lengthParts } from '../tasks/parts.ts';
+import { lengthParts, runCostOf } from '../tasks/parts.ts';
 import type { RunData } from './data.ts';
 
 /** Which rows each step sees. A function of seed and step number alone, so a resumed run finds its place. */
@@ -41,7 +41,7 @@ export class StepBatches {
     const lengths = rows.map((i) => train[i]!.ids.length);
     const parts = lengthParts(lengths, {
       most: this.config.train.batchSize,
-      tokensOfRun: this.tokensOfRun,
+      tokensOfRun: runCostOf(train, this.tokensOfRun),
     });
     return parts.map((places) => {
       const indices = places.map((place) => rows[place]!);

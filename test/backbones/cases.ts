@@ -110,5 +110,6 @@ export const cases: readonly Case[] = [
   }),
   model('BERT, token classification, head trained', torchscript, 'bert-tokens'),
   model('BERT, answer spans, head trained', torchscript, 'bert-span'),
+  model('Whisper', `${torchscript}, two files`, 'whisper', { file: 'onnx/decoder_model.onnx' }),
   model('ViT, image classification (graph only)', torchscript, 'vit'),
 ];

@@ -9,7 +9,7 @@ import { gradientOutput, inputNames, outputNames, stepGraph } from '../../src/ru
 import * as strategies from '../../src/strategies.ts';
 import { adamWStep, clipGradients, gradientNorm } from '../../src/training/adamw.ts';
 import { type Assembly, assemble, openModel } from '../../src/training/assemble.ts';
-import type { Batch, Kind, Nested, Reference } from './reference.ts';
+import type { Batch, Nested, Reference } from './reference.ts';
 
 /** Differences from PyTorch + PEFT. */
 export interface Errors {
@@ -36,17 +36,28 @@ function labelled(labels: Nested) {
   return { rows: int64(rows), targets: int64(rows.map((i) => flat[i]!)) };
 }
 
+/** Inputs that are not tokens. */
+const featureNames = ['input_features', 'pixel_values'];
+
 function tokenBatch({ inputs, labels }: Batch): TokenBatch {
-  const [size, length] = shapeOf(inputs.input_ids!) as [number, number];
+  const features = Object.fromEntries(
+    featureNames.flatMap((name) => {
+      const value = inputs[name];
+      return value ? [[name, { data: Float32Array.from(flatten(value)), dims: shapeOf(value) }]] : [];
+    }),
+  );
+  // Of sound and images the labels alone say how many rows and positions there are.
+  const [size, length = 1] = shapeOf(inputs.input_ids ?? labels) as [number, number?];
   const values = (name: string) => inputs[name] && int64(flatten(inputs[name]));
-  const positions = Array.from({ length: size * length }, (_, i) => i % length);
+  const count = size * length;
   return {
     size,
     length,
-    inputIds: values('input_ids')!,
-    attentionMask: values('attention_mask')!,
-    positionIds: values('position_ids') ?? int64(positions),
+    inputIds: values('input_ids') ?? new BigInt64Array(count),
+    attentionMask: values('attention_mask') ?? new BigInt64Array(count).fill(1n),
+    positionIds: values('position_ids') ?? int64(Array.from({ length: count }, (_, i) => i % length)),
     tokenTypeIds: values('token_type_ids'),
+    features,
     ...labelled(labels),
   };
 }
@@ -60,7 +71,7 @@ function trainerStep({ runtime }: Assembly): Step {
   };
 }
 
-/** Steps on the plain graph, for models whose data no task of the run file reads. */
+/** Steps on the plain graph, for batches that give the decoder its tokens themselves. */
 function graphStep(assembly: Assembly): Step {
   const model = stepGraph(assembly.adapted);
   const names = new Set(model.graph.inputs.map(({ name }) => name));
@@ -75,11 +86,7 @@ function graphStep(assembly: Assembly): Step {
       [inputNames.lossScale]: new ort.Tensor('float32', Float32Array.of(1 / rows.length), []),
     };
     for (const [name, value] of Object.entries(inputs))
-      if (names.has(name))
-        feeds[name] =
-          name === 'pixel_values'
-            ? new ort.Tensor('float32', Float32Array.from(flatten(value)), shapeOf(value))
-            : new ort.Tensor('int64', int64(flatten(value)), shapeOf(value));
+      if (names.has(name)) feeds[name] = new ort.Tensor('int64', int64(flatten(value)), shapeOf(value));
     const outputs = await session.run(feeds);
     for (const slot of assembly.adapters.slots)
       if (slot.spec.trained)
@@ -119,14 +126,12 @@ export function openReference(
   });
 }
 
-const outsideTasks: readonly Kind[] = ['image', 'seq2seq'];
-
 /** Trains a file for the steps of a reference; compares every loss and the first gradients. */
 export async function compare(reference: Reference, file: string, splitFused = false): Promise<Errors> {
   const assembly = openReference(reference, file, splitFused);
   try {
     const { adapters } = assembly;
-    const step = (outsideTasks.includes(reference.kind) ? graphStep : trainerStep)(assembly);
+    const step = (reference.kind === 'seq2seq' ? graphStep : trainerStep)(assembly);
     let loss = 0;
     let gradient = 0;
     for (const [i, batch] of reference.batches.entries()) {

@@ -12,7 +12,7 @@ export interface Batch {
   readonly labels: Nested;
 }
 
-export type Kind = 'causal' | 'sequence' | 'encoder' | 'tokens' | 'span' | 'seq2seq' | 'image';
+export type Kind = 'causal' | 'sequence' | 'encoder' | 'tokens' | 'span' | 'seq2seq' | 'speech' | 'image';
 
 /** A run of PyTorch + PEFT. */
 export interface Reference {

@@ -63,7 +63,7 @@ export async function refusals(): Promise<Refusal[]> {
   const all: readonly (readonly [string, () => unknown])[] = [
     ['BertForMaskedLM and the like', head('BertForMaskedLM')],
     ['ViTForImageClassification and the like', head('ViTForImageClassification')],
-    ['Whisper', head('WhisperForConditionalGeneration')],
+    ['Wav2Vec2ForCTC and the like', head('Wav2Vec2ForCTC')],
     ['The decoder of an encoder-decoder without its encoder', withoutEncoder],
     ['4 bits with reordered groups (GPTQ with act-order)', blocked({}, true)],
     ['4 bits packed for one kind of GPU', blocked({ weight_prepacked: 1 })],

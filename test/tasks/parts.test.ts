@@ -1,6 +1,6 @@
 import fc from 'fast-check';
 import { describe, expect, it } from 'vitest';
-import { costOfPart, lengthParts } from '../../src/tasks/parts.ts';
+import { costOfPart, lengthParts, runCostOf } from '../../src/tasks/parts.ts';
 
 const options = fc.record({ most: fc.integer({ min: 1, max: 9 }), tokensOfRun: fc.constantFrom(0, 64, 1e9) });
 
@@ -64,5 +64,11 @@ describe('lengthParts', () => {
       [0, 2, 4, 6],
     ]);
     expect(lengthParts(lengths, { most: 7, tokensOfRun: 64 }).length).toBeGreaterThan(1);
+  });
+
+  it('keeps batches whole whose rows are not independent', () => {
+    expect(runCostOf([{ kind: 'span' }], 64)).toBe(1e9);
+    expect(runCostOf([{ kind: 'tag' }], 64)).toBe(64);
+    expect(runCostOf([], 64)).toBe(64);
   });
 });
