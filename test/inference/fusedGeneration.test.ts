@@ -60,6 +60,8 @@ describe('generation keeps the fused operators of the file', () => {
     expect(packing('model_q4', 'batches')).toBe(true);
     expect(packing('decoder_model_merged_quantized', 'tokens')).toBe(true);
     expect(packing('decoder_model_merged_quantized', 'batches')).toBe(false);
+    expect(packing('model_q4_qdq', 'tokens')).toBe(true);
+    expect(packing('model_int8', 'tokens')).toBe(false);
     expect(packing('model', 'tokens')).toBe(false);
   });
 });
