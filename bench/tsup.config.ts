@@ -4,6 +4,7 @@ import { defineConfig } from 'tsup';
 export default defineConfig({
   entry: {
     agreement: 'bench/agreement.ts',
+    compute: 'bench/compute.ts',
     run: 'bench/run.ts',
     forward: 'bench/forward.ts',
     ours: 'bench/ours.ts',
