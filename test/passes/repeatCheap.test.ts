@@ -63,6 +63,25 @@ const activations: Record<
     forwardOps: ['Sigmoid', 'Mul'],
     repeated: 2,
   },
+  LayerNormalization: {
+    act: (make, h) => {
+      const gain = Float32Array.from({ length: width }, (_, i) => 1 + Math.cos(i));
+      const inputs = [h, make.constant('gain', Tensor.float32(gain, [width]))];
+      return make.op('LayerNormalization', inputs, { attributes: { axis: -1 } });
+    },
+    forwardOps: ['LayerNormalization'],
+    repeated: 1,
+  },
+  // As where heads of queries share keys and values: the narrow source is kept instead.
+  Expand: {
+    act: (make, h) => {
+      const options = { dtype: 'float32', shape: [1, 'rows', width] } as const;
+      const narrow = make.op('ReduceSum', [h, make.ints([0])], { ...options, attributes: { keepdims: 1 } });
+      return make.op('Expand', [narrow, make.op('Shape', [h])]);
+    },
+    forwardOps: ['Expand'],
+    repeated: 1,
+  },
 };
 
 describe('repeatCheap', () => {
