@@ -5,7 +5,7 @@ import { type ScorerName, scorers } from './scorers/index.ts';
 import { finiteOrNull, type Scores } from './scorers/scorer.ts';
 
 /** Exact scores are taken of this many times the ranks that a round prunes. */
-const screeningFactor = 4;
+const screeningFactor = 2;
 
 /** The ranks that come into question, `screeningFactor` times as many as the groups lose. */
 export function screenedCandidates(

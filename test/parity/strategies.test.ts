@@ -210,8 +210,8 @@ describe('the importance of the ranks of an adapter', () => {
   it('screened: exact numbers for the candidates, so the same lowest ranks as exact', async () => {
     const ours = await strategies.alora.score(host, { scorer: 'screened' });
     const measured = flat(ours).filter(({ exact }) => exact);
-    // Four times the seven kinds of modules of a block.
-    expect(measured).toHaveLength(28);
+    // Twice the seven kinds of modules of a block.
+    expect(measured).toHaveLength(14);
     const lowest = (table: ScoreTable) =>
       flat(table)
         .filter(({ exact }) => exact !== false)

@@ -165,9 +165,9 @@ describe('the scorers', () => {
     },
   );
 
-  it('screened measures four times as many as it prunes, and marks what is exact', async () => {
+  it('screened measures twice as many as it prunes, and marks what is exact', async () => {
     const opened: ReturnType<typeof open> = open(
-      { scorer: 'screened', firstRoundAfter: 1, rounds: 1, ranksPerRound: 1 },
+      { scorer: 'screened', firstRoundAfter: 1, rounds: 1, ranksPerRound: 2 },
       { gateGradients: () => slopes(opened.adapters) },
     );
     await run(opened, 1, 1);

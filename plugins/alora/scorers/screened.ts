@@ -3,7 +3,7 @@ import { importanceOf, rankScore, type Scorer } from './scorer.ts';
 import { taylorScores } from './taylor.ts';
 
 /**
- * Taylor for all ranks, then ablation for the candidates (the lowest by Taylor, `screeningFactor` times as many as a round takes).
+ * Taylor for all ranks, then ablation for the candidates (twice as many as a round takes, the lowest by Taylor).
  * Ranks are pruned by the exact numbers; the receivers are ordered by the estimates of all their ranks.
  */
 export const screened = (): Scorer => ({
