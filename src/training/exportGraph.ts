@@ -4,6 +4,7 @@ import { writeFileAtomic } from '../atomicFiles.ts';
 import type { RunConfig } from '../config/schema.ts';
 import { AloraError } from '../errors.ts';
 import type { Model, Value } from '../onnx/graph.ts';
+import { lower } from '../passes/lower.ts';
 import {
   evaluationGraph,
   gateGradientGraph,
@@ -37,8 +38,9 @@ const meanings: Readonly<Record<string, string>> = {
 };
 
 /**
- * Writes the graphs of a run as plain ONNX files with a manifest: the training step, evaluation, gate gradients,
- * one shared weight file, and the initial adapter in PEFT format.
+ * Writes the graphs of a run as plain ONNX files with a manifest: the training step and gate gradients in operators
+ * of ai.onnx, evaluation with the fused operators of the model's file, one shared weight file, and the initial
+ * adapter in PEFT format.
  */
 export async function exportRunGraph(
   config: RunConfig,
@@ -56,9 +58,9 @@ export async function exportRunGraph(
     const hasGates = run.adapters.modules.every((module) => run.adapters.has(module, 'gate'));
     const { device } = config.runtime;
     const graphs: Record<string, Model> = {
-      step: stepGraph(run.adapted, { ...config.train, device }),
+      step: standard(stepGraph(run.adapted, { ...config.train, device })),
       evaluation: evaluationGraph(run.adapted),
-      ...(hasGates ? { 'gate-gradients': gateGradientGraph(run.adapted, { device }) } : {}),
+      ...(hasGates ? { 'gate-gradients': standard(gateGradientGraph(run.adapted, { device })) } : {}),
     };
     const described = Object.entries(graphs).map(([name, model]) => {
       workspace.write(name, model);
@@ -97,6 +99,12 @@ export async function exportRunGraph(
   } finally {
     await run.close();
   }
+}
+
+/** Rotary embeddings, one operator of ONNX Runtime's own here, become operators of ai.onnx, which all runtimes know. */
+function standard(model: Model): Model {
+  lower(model);
+  return model;
 }
 
 function describeValue(value: Value) {
