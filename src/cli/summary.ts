@@ -44,9 +44,13 @@ export function runSummary(
     `${join(out, 'best')}  ${colours.dim('the best adapter on dev, PEFT format')}`,
     `${join(out, 'report.html')}  ${colours.dim('curves, ranks, parameters')}`,
   ]);
-  const prompt = (after ?? before)?.prompt.split('\n')[0]?.slice(0, 40) ?? '...';
+  // A model that writes has written a sample; others classify, tag or transcribe.
+  const prompt = (after ?? before)?.prompt.split('\n')[0]?.slice(0, 40);
+  const split = result.test ? 'test' : result.dev ? 'dev' : 'train';
   section('next', [
-    `npx onnx-alora generate --model ${model} --adapter ${join(out, 'best')} --prompt ${JSON.stringify(prompt)}`,
+    prompt === undefined
+      ? `npx onnx-alora eval ${join(out, 'run.yaml')} --adapter ${join(out, 'best')} --split ${split}`
+      : `npx onnx-alora generate --model ${model} --adapter ${join(out, 'best')} --prompt ${JSON.stringify(prompt)}`,
     `npx onnx-alora merge ${join(out, 'best')} --model ${model} --out ${join(out, 'merged')}`,
   ]);
   return lines.join('\n');

@@ -31,7 +31,10 @@ export function previewExample(
   tokenizer: Tokenizer,
   labels: readonly string[] = [],
 ): PreviewExample {
-  const { kind, ids, targets, source, truncated = false } = example;
+  const { kind, targets, source, truncated = false } = example;
+  // A decoder that reads something else than text may have a last target behind its inputs.
+  const last = targets.at(-1) ?? -1;
+  const ids = kind === 'token' && last >= 0 ? [...example.ids, last] : example.ids;
   const pieces = tokenizer.pieces(ids);
   const trained = {
     token: (t: number) => t > 0 && (targets[t - 1] ?? -1) >= 0,

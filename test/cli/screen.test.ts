@@ -74,7 +74,7 @@ const result: RunResult = {
   hashes: {},
 };
 
-function play(isTTY: boolean): { out: string; err: string } {
+function play(isTTY: boolean, { samples = true } = {}): { out: string; err: string } {
   const seen = { out: '', err: '' };
   let time = 0;
   const screen = trainScreen(
@@ -83,7 +83,7 @@ function play(isTTY: boolean): { out: string; err: string } {
     () => (time += 1000),
   );
   screen.onRunStart!(info);
-  screen.onSample!({ when: 'before', prompt: 'the 3rd of May', text: 'Congress' });
+  if (samples) screen.onSample!({ when: 'before', prompt: 'the 3rd of May', text: 'Congress' });
   screen.onEval!({
     event: 'eval',
     step: 0,
@@ -127,7 +127,7 @@ function play(isTTY: boolean): { out: string; err: string } {
   }
   screen.onCheckpoint!({ step: 4, kind: 'checkpoint', path: 'checkpoints/step-000004' });
   screen.onWarning!('something looks odd');
-  screen.onSample!({ when: 'after', prompt: 'the 3rd of May', text: '1803-05-03' });
+  if (samples) screen.onSample!({ when: 'after', prompt: 'the 3rd of May', text: '1803-05-03' });
   screen.onRunEnd!(result);
   screen.close();
   return seen;
@@ -171,6 +171,12 @@ describe('trainScreen', () => {
                 npx onnx-alora merge runs/tiny/best --model models/tiny --out runs/tiny/merged
       "
     `);
+  });
+
+  it('suggests eval in place of generate for a model that writes nothing', () => {
+    const { out } = play(false, { samples: false });
+    expect(out).toContain('onnx-alora eval runs/tiny/run.yaml --adapter runs/tiny/best --split dev');
+    expect(out).not.toContain('generate');
   });
 
   it('draws colours and a live line on a terminal only, and leaves no live line behind', () => {

@@ -160,4 +160,19 @@ describe('preview', () => {
     expect(summary.labels).toBe(tokens.filter((t) => t.trained).length);
     expect(summary.trainedShare).toBeCloseTo(summary.labels / summary.tokens, 12);
   });
+
+  it('shows the last target of a decoder whose inputs do not hold it', () => {
+    const { ids } = tokenizer.encode('the dog');
+    const { tokens } = previewExample(
+      {
+        kind: 'token',
+        ids: ids.slice(0, -1),
+        targets: ids.slice(1),
+        source: { file: 'rows.jsonl', line: 1 },
+      },
+      tokenizer,
+    );
+    expect(tokens.map(({ piece }) => piece).join('')).toBe('the dog');
+    expect(tokens.map(({ trained }) => trained)).toEqual(ids.map((_, t) => t > 0));
+  });
 });
