@@ -55,7 +55,7 @@ const data = z.strictObject({
     .min(1)
     .default('text')
     .describe(
-      'What a row is and what is trained: text, prompt, chat, classification, token-classification, qa-span, or a named task.',
+      'What a row is and what is trained: text, prompt, chat, classification, token-classification, qa-span, transcription, or a named task.',
     ),
   train: path().describe(
     'Training rows: .jsonl .json .csv .tsv .parquet, or documents: a .txt file, a directory or a glob.',
