@@ -8,6 +8,7 @@ import * as strategies from '../src/strategies.ts';
 import { collate } from '../src/tasks/collate.ts';
 import { prepareRun } from '../src/training/prepareRun.ts';
 import { trainRun } from '../src/training/train.ts';
+import { cosine } from './cosine.ts';
 import { progress } from './table.ts';
 
 const help = `npm run bench:compute -- <run file> [options]
@@ -95,14 +96,4 @@ async function gradients(compute: Compute) {
     .filter(({ spec }) => spec.trained)
     .map((slot) => [`${slot.module.name}.${slot.spec.role}`, adapters.view('gradients', slot)] as const);
   return { loss: total / labels, factors: new Map(factors) };
-}
-
-function cosine(a: Float32Array, b: Float32Array): number {
-  let [ab, aa, bb] = [0, 0, 0];
-  a.forEach((value, i) => {
-    ab += value * b[i]!;
-    aa += value * value;
-    bb += b[i]! * b[i]!;
-  });
-  return ab / Math.sqrt(aa * bb);
 }

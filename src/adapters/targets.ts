@@ -234,55 +234,42 @@ function blockedProduct(node: Node): Product | undefined {
 
 /** DynamicQuantizeMatMul(A, B [in, out] int8, scale, zero point?, bias?). */
 function dynamicProduct(node: Node): Product | undefined {
-  const [input, right] = node.inputs;
-  const constant = constantOf(right);
-  if (!input || !constant || constant.tensor.dims.length !== 2) return undefined;
-  const [rows, columns] = constant.tensor.dims as [number, number];
-  return {
-    node,
-    input,
-    output: node.output,
-    weight: { value: constant.value, tensor: constant.tensor, layout: 'in-out', storage: 'int8' },
-    bias: vector(node.inputs[4], columns) ?? addedBias(node.output, columns),
-    in: rows,
-    out: columns,
-  };
+  return int8Product(node, node.inputs[0], node.output, node.inputs[4]);
 }
 
 /** DynamicQuantizeLinear(x) -> MatMulIntegerToFloat(xq, W [in, out] int8, scales, zero points?, bias?). */
 function integerToFloatProduct(node: Node): Product | undefined {
-  const quantised = node.inputs[0]?.producer;
+  return int8Product(node, quantisedFrom(node.inputs[0]), node.output, node.inputs[6]);
+}
+
+/** DynamicQuantizeLinear(x) -> MatMulInteger(xq, W) -> Cast -> Mul(scale): the product of x begins and ends there. */
+function integerProduct(node: Node): Product | undefined {
+  const cast = onlyUser(node.output, 'Cast');
+  const scaled = cast && onlyUser(cast.output, 'Mul');
+  return scaled && int8Product(node, quantisedFrom(node.inputs[0]), scaled.output);
+}
+
+/** What a DynamicQuantizeLinear rounded. */
+function quantisedFrom(value: Value | null | undefined): Value | null | undefined {
+  return value?.producer?.op === 'DynamicQuantizeLinear' ? value.producer.inputs[0] : undefined;
+}
+
+/** A product of `input` with the node's second input, an 8-bit constant [in, out], that ends in `output`. */
+function int8Product(
+  node: Node,
+  input: Value | null | undefined,
+  output: Value,
+  bias?: Value | null,
+): Product | undefined {
   const constant = constantOf(node.inputs[1]);
-  const input = quantised?.op === 'DynamicQuantizeLinear' ? quantised.inputs[0] : undefined;
   if (!input || !constant || constant.tensor.dims.length !== 2) return undefined;
   const [rows, columns] = constant.tensor.dims as [number, number];
   return {
     node,
     input,
-    output: node.output,
+    output,
     weight: { value: constant.value, tensor: constant.tensor, layout: 'in-out', storage: 'int8' },
-    bias: vector(node.inputs[6], columns) ?? addedBias(node.output, columns),
-    in: rows,
-    out: columns,
-  };
-}
-
-/** DynamicQuantizeLinear(x) -> MatMulInteger(xq, W) -> Cast -> Mul(scale): the product of x begins and ends there. */
-function integerProduct(node: Node): Product | undefined {
-  const [quantised, right] = node.inputs;
-  const constant = constantOf(right);
-  const input =
-    quantised?.producer?.op === 'DynamicQuantizeLinear' ? quantised.producer.inputs[0] : undefined;
-  const cast = onlyUser(node.output, 'Cast');
-  const scaled = cast && onlyUser(cast.output, 'Mul');
-  if (!input || !constant || constant.tensor.dims.length !== 2 || !scaled) return undefined;
-  const [rows, columns] = constant.tensor.dims as [number, number];
-  return {
-    node,
-    input,
-    output: scaled.output,
-    weight: { value: constant.value, tensor: constant.tensor, layout: 'in-out', storage: 'int8' },
-    bias: addedBias(scaled.output, columns),
+    bias: vector(bias, columns) ?? addedBias(output, columns),
     in: rows,
     out: columns,
   };

@@ -1,4 +1,3 @@
-import { execFileSync } from 'node:child_process';
 import { readFileSync } from 'node:fs';
 import * as ort from 'onnxruntime-node';
 import type { LinearModule, ModelConfig } from '../../src/adapters/module.ts';
@@ -80,21 +79,4 @@ export function largestDifference(a: ArrayLike<number>, b: ArrayLike<number>): n
   let largest = 0;
   for (let i = 0; i < a.length; i++) largest = Math.max(largest, Math.abs(a[i]! - b[i]!));
   return largest;
-}
-
-/** A Python with PyTorch, transformers and PEFT: ONNX_ALORA_PYTHON, else python3. undefined, said aloud, if none. */
-export function pythonWithPeft(): string | undefined {
-  const python = process.env.ONNX_ALORA_PYTHON ?? 'python3';
-  const probe =
-    'from importlib.util import find_spec as f; assert f("torch") and f("transformers") and f("peft")';
-  try {
-    execFileSync(python, ['-c', probe], { stdio: 'ignore' });
-    return python;
-  } catch {
-    console.warn(
-      `SKIPPED: the check with PEFT itself. ${python} has no torch, transformers and peft; ` +
-        'set ONNX_ALORA_PYTHON to a Python that has them.',
-    );
-    return undefined;
-  }
 }

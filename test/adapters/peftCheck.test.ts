@@ -1,5 +1,6 @@
 import { execFileSync } from 'node:child_process';
-import { mkdtempSync, readFileSync, rmSync, writeFileSync } from 'node:fs';
+import { createHash } from 'node:crypto';
+import { existsSync, mkdtempSync, readFileSync, rmSync, writeFileSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { afterAll, describe, expect, it } from 'vitest';
@@ -8,20 +9,26 @@ import { writePeft } from '../../src/adapters/peftWriter.ts';
 import { findLinearModules } from '../../src/adapters/targets.ts';
 import { readModel } from '../../src/onnx/decode.ts';
 import { randomStream } from '../../src/random.ts';
-import {
-  type Batch,
-  configOf,
-  largestDifference,
-  logitsOf,
-  pythonWithPeft,
-  withAdapter,
-} from './original.ts';
+import { type Batch, configOf, largestDifference, logitsOf, withAdapter } from './original.ts';
 
 const scratch = mkdtempSync(join(tmpdir(), 'onnx-alora-peft-check-'));
-afterAll(() => rmSync(scratch, { recursive: true }));
-const python = pythonWithPeft();
+afterAll(() => {
+  rmSync(scratch, { recursive: true });
+  if (process.env.UPDATE_PEFT) writeFileSync(golden, `${JSON.stringify(checked)}\n`);
+});
 
-describe.skipIf(!python)('what PEFT makes of our adapter folders (needs Python with PEFT)', () => {
+/**
+ * What PEFT made of these very bytes. `ONNX_ALORA_PYTHON=<a Python with torch, transformers, peft> UPDATE_PEFT=1
+ * npx vitest run test/adapters/peftCheck` asks it again; the script fails when PEFT misses a tensor or has no use for one.
+ */
+const golden = 'fixtures/peft/checked.json';
+interface Checked {
+  readonly sha256: string;
+  readonly logits: readonly number[];
+}
+const checked: Record<string, Checked> = existsSync(golden) ? JSON.parse(readFileSync(golden, 'utf8')) : {};
+
+describe('what PEFT makes of our adapter folders', () => {
   it.each([
     ['gpt2', randomAdapter('gpt2', 'CAUSAL_LM', true)],
     ['llama', randomAdapter('llama', 'CAUSAL_LM', false)],
@@ -29,8 +36,9 @@ describe.skipIf(!python)('what PEFT makes of our adapter folders (needs Python w
   ])(
     '%s: PeftModel.from_pretrained gives our logits',
     async (name, adapter) => {
-      const folder = `fixtures/models/${name}`;
-      writePeft(join(scratch, name), adapter);
+      const model = `fixtures/models/${name}`;
+      const folder = join(scratch, name);
+      writePeft(folder, adapter);
       const batch: Batch = {
         input_ids: [
           [5, 9, 2, 44, 17],
@@ -41,23 +49,31 @@ describe.skipIf(!python)('what PEFT makes of our adapter folders (needs Python w
           [1, 1, 1, 1, 1],
         ],
       };
-      writeFileSync(join(scratch, 'batch.json'), JSON.stringify(batch));
-      const out = join(scratch, `${name}.json`);
-      // The script fails when PEFT misses a tensor or finds one that it does not use.
-      execFileSync(python!, [
-        'fixtures/peft/check_adapter.py',
-        folder,
-        join(scratch, name),
-        join(scratch, 'batch.json'),
-        out,
-      ]);
-      const ours = await logitsOf(withAdapter(`${folder}/onnx/model.onnx`, configOf(folder), adapter), batch);
+      if (process.env.UPDATE_PEFT) checked[name] = askPeft(model, folder, batch);
+      expect(hashOf(folder)).toBe(checked[name]?.sha256);
+      const ours = await logitsOf(withAdapter(`${model}/onnx/model.onnx`, configOf(model), adapter), batch);
       // Two implementations of a two-layer model in float32, logits of size 1 to 10.
-      expect(largestDifference(ours, JSON.parse(readFileSync(out, 'utf8')).logits)).toBeLessThan(2e-5);
+      expect(largestDifference(ours, checked[name]!.logits)).toBeLessThan(2e-5);
     },
     120_000,
   );
 });
+
+/** Of both files, as they are on the disk. */
+function hashOf(folder: string): string {
+  const hash = createHash('sha256');
+  for (const file of ['adapter_model.safetensors', 'adapter_config.json'])
+    hash.update(readFileSync(join(folder, file)));
+  return hash.digest('hex');
+}
+
+function askPeft(model: string, folder: string, batch: Batch): Checked {
+  const [input, output] = [join(scratch, 'batch.json'), join(scratch, 'logits.json')];
+  writeFileSync(input, JSON.stringify(batch));
+  const script = 'fixtures/peft/check_adapter.py';
+  execFileSync(process.env.ONNX_ALORA_PYTHON ?? 'python3', [script, model, folder, input, output]);
+  return { sha256: hashOf(folder), logits: JSON.parse(readFileSync(output, 'utf8')).logits };
+}
 
 /** Ranks from 0 to 5, gates, and a scale that no common alpha expresses. */
 function randomAdapter(name: string, taskType: string, fanInFanOut: boolean): PeftAdapter {

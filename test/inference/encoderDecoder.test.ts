@@ -1,4 +1,4 @@
-import { cpSync, mkdtempSync, readFileSync, rmSync, writeFileSync } from 'node:fs';
+import { cpSync, mkdtempSync, rmSync, writeFileSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { afterAll, beforeAll, describe, expect, it } from 'vitest';
@@ -7,13 +7,13 @@ import { generateFrom } from '../../src/inference/generate.ts';
 import { loadModel } from '../../src/inference/loadModel.ts';
 import { mergeModel } from '../../src/inference/merge.ts';
 import { findModel } from '../../src/runtime/modelDirectory.ts';
-import { generateText } from '../../src/runtime/textGeneration.ts';
 import { openWorkspace } from '../../src/runtime/workspace.ts';
 import * as strategies from '../../src/strategies.ts';
 import { evaluateRun } from '../../src/training/evaluate.ts';
 import { openDecoder } from '../../src/training/openDecoder.ts';
 import type { RunResult } from '../../src/training/reporter.ts';
 import { trainRun } from '../../src/training/train.ts';
+import { casesOf, expectTransformersText } from '../runtime/transformersText.ts';
 import { importXenova } from '../xenova.ts';
 
 const scratch = mkdtempSync(join(tmpdir(), 'onnx-alora-encoder-decoder-'));
@@ -22,15 +22,7 @@ afterAll(() => rmSync(scratch, { recursive: true }));
 const names = ['t5', 'bart'] as const;
 const files = ['onnx/decoder_model.onnx', 'onnx/decoder_model_merged.onnx'] as const;
 
-interface Case {
-  readonly model: string;
-  readonly prompt: number[];
-  readonly options: Readonly<Record<string, unknown>>;
-  readonly tokens: number[];
-  readonly score?: number;
-}
-/** Made by fixtures/generation/make_generation.py with transformers. */
-const cases: Case[] = JSON.parse(readFileSync('fixtures/generation/encoder-decoder.json', 'utf8'));
+const cases = casesOf('encoder-decoder.json');
 
 describe('text of an encoder-decoder is what transformers gives', () => {
   it.each(names.flatMap((name) => files.map((file) => [name, file] as const)))(
@@ -40,21 +32,8 @@ describe('text of an encoder-decoder is what transformers gives', () => {
       const directory = findModel(`fixtures/backbones/${name}`, { file });
       const runtime = { device: 'cpu', threads: 1 } as const;
       const { decoder, close } = await openDecoder(directory, undefined, workspace, runtime);
-      for (const { prompt, options, tokens, score } of cases.filter(({ model }) => model === name)) {
-        const result = await generateText(decoder, prompt, {
-          maxNewTokens: options.max_new_tokens as number,
-          endTokens: (options.eos_token_id as number[] | null) ?? [],
-          repetitionPenalty: (options.repetition_penalty as number | undefined) ?? 1,
-          beams: {
-            beams: (options.num_beams as number | undefined) ?? 1,
-            lengthPenalty: (options.length_penalty as number | undefined) ?? 1,
-            earlyStopping: options.early_stopping === true,
-          },
-        });
-        expect(result.tokens, JSON.stringify(options)).toEqual(tokens);
-        // A sum of up to 24 log probabilities of float32 logits; the stored one is rounded to six decimals.
-        if (score !== undefined) expect(Math.abs(result.score! - score)).toBeLessThan(5e-5);
-      }
+      for (const one of cases.filter(({ model }) => model === name))
+        await expectTransformersText(decoder, one);
       await close();
       workspace.close();
     },

@@ -2,6 +2,7 @@ import { mkdtempSync, rmSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { afterAll, describe, expect, it } from 'vitest';
+import { cosine } from '../../bench/cosine.ts';
 import { naiveGateLosses } from '../../src/runtime/gateLosses.ts';
 import { StagedLosses } from '../../src/runtime/stagedLosses.ts';
 import * as strategies from '../../src/strategies.ts';
@@ -62,16 +63,6 @@ async function step(compute: 'float32' | 'int8', recompute = false) {
       gradient: adapters.view('gradients', slot),
     }));
   return { loss: losses.reduce((sum, value) => sum + value, 0) / losses.length, gradients };
-}
-
-function cosine(a: Float32Array, b: Float32Array): number {
-  let [ab, aa, bb] = [0, 0, 0];
-  a.forEach((value, i) => {
-    ab += value * b[i]!;
-    aa += value * value;
-    bb += b[i]! * b[i]!;
-  });
-  return ab / Math.sqrt(aa * bb);
 }
 
 describe('model.compute: int8', () => {

@@ -1,4 +1,3 @@
-import { readFileSync } from 'node:fs';
 import fc from 'fast-check';
 import * as ort from 'onnxruntime-node';
 import { afterAll, describe, expect, it } from 'vitest';
@@ -6,16 +5,9 @@ import { AloraError } from '../../src/errors.ts';
 import { type Decoder, sessionDecoder } from '../../src/runtime/decoder.ts';
 import { endTokens, generateText } from '../../src/runtime/textGeneration.ts';
 import { largest, sampleToken } from '../../src/runtime/tokenScores.ts';
+import { casesOf, expectTransformersText } from './transformersText.ts';
 
-interface Case {
-  readonly model: string;
-  readonly prompt: number[];
-  readonly options: Readonly<Record<string, unknown>>;
-  readonly tokens: number[];
-  readonly score?: number;
-}
-/** Made by fixtures/generation/make_generation.py with transformers. */
-const cases: Case[] = JSON.parse(readFileSync('fixtures/generation/expected.json', 'utf8'));
+const cases = casesOf('expected.json');
 
 const sessions: ort.InferenceSession[] = [];
 afterAll(async () => {
@@ -32,21 +24,8 @@ const files = ['llama/onnx/model.onnx', 'llama-kv/onnx/model.onnx', 'gpt2/onnx/m
 describe('generateText gives what transformers gives', () => {
   it.each(files)('%s: greedy, repetition penalty, beams', async (file) => {
     const decoder = await open(file);
-    for (const { prompt, options, tokens, score } of cases.filter(({ model }) => file.startsWith(model))) {
-      const result = await generateText(decoder, prompt, {
-        maxNewTokens: options.max_new_tokens as number,
-        endTokens: (options.eos_token_id as number[] | null) ?? [],
-        repetitionPenalty: (options.repetition_penalty as number | undefined) ?? 1,
-        beams: {
-          beams: (options.num_beams as number | undefined) ?? 1,
-          lengthPenalty: (options.length_penalty as number | undefined) ?? 1,
-          earlyStopping: options.early_stopping === true,
-        },
-      });
-      expect(result.tokens, JSON.stringify(options)).toEqual(tokens);
-      // A sum of up to 24 log probabilities of float32 logits; the stored one is rounded to six decimals.
-      if (score !== undefined) expect(Math.abs(result.score! - score)).toBeLessThan(5e-5);
-    }
+    for (const one of cases.filter(({ model }) => file.startsWith(model)))
+      await expectTransformersText(decoder, one);
   });
 });
 
