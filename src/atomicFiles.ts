@@ -4,12 +4,12 @@ import {
   fsyncSync,
   mkdirSync,
   openSync,
+  readdirSync,
   renameSync,
   rmSync,
-  writeFileSync,
   writeSync,
 } from 'node:fs';
-import { basename, dirname } from 'node:path';
+import { basename, dirname, join } from 'node:path';
 import { AloraError } from './errors.ts';
 
 /** Refusal of a file or folder that cannot be written: kind storage, STORAGE_FULL or STORAGE_WRITE. */
@@ -58,8 +58,9 @@ export function writeFileAtomic(
   }
 }
 
+const previousEnding = '.old.tmp';
 /** The previous content of a folder during the moment in which the new one takes its place. */
-const previous = (folder: string) => `${folder}.old.tmp`;
+const previous = (folder: string) => `${folder}${previousEnding}`;
 
 /**
  * Fills a folder and puts it in place whole: `fill` writes to `<folder>.tmp`, which then takes the place of
@@ -89,6 +90,12 @@ export function recoverFolder(folder: string): void {
   else renameSync(previous(folder), folder);
 }
 
+/** The same for every folder within `parent`. */
+export function recoverFoldersIn(parent: string): void {
+  for (const name of readdirSync(parent))
+    if (name.endsWith(previousEnding)) recoverFolder(join(parent, name.slice(0, -previousEnding.length)));
+}
+
 export function writeJson(path: string, value: unknown): void {
-  writeFileSync(path, `${JSON.stringify(value, null, 2)}\n`);
+  writeFileAtomic(path, `${JSON.stringify(value, null, 2)}\n`);
 }

@@ -4,9 +4,9 @@ import { writeFileAtomic } from '../atomicFiles.ts';
 import { readRunFile } from '../config/read.ts';
 import { AloraError } from '../errors.ts';
 import type { StrategyRegistry } from '../training/assemble.ts';
+import { takeLock } from '../training/lock.ts';
 import type { Reporter, RunResult } from '../training/reporter.ts';
-import { trainRun } from '../training/train.ts';
-import { takeLock } from './lock.ts';
+import { trainClaimed } from '../training/train.ts';
 import type { Failure, Job } from './runner.ts';
 
 /** Milliseconds to wait for a worker that lost its parent and still finishes a step. */
@@ -41,7 +41,7 @@ export async function runJob(job: Job, options: JobOptions): Promise<void> {
   const release = await takeLock(join(folder, '.lock'), patience);
   try {
     const { config, strategies } = await readRunFile(join(folder, 'run.yaml'), options);
-    await trainRun(
+    await trainClaimed(
       { ...config, output: folder },
       {
         strategies: { ...options.strategies, ...strategies },

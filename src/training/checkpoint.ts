@@ -1,8 +1,9 @@
-import { existsSync, readdirSync, readFileSync, rmSync, writeFileSync } from 'node:fs';
+import { createHash } from 'node:crypto';
+import { existsSync, readdirSync, readFileSync, rmSync } from 'node:fs';
 import { join } from 'node:path';
 import type { AdapterLayout, AdapterSet } from '../adapters/adapterSet.ts';
 import type { Json } from '../adapters/strategy.ts';
-import { replaceFolder } from '../atomicFiles.ts';
+import { recoverFoldersIn, replaceFolder, writeFileAtomic } from '../atomicFiles.ts';
 import { AloraError } from '../errors.ts';
 import type { LedgerState } from './ledger.ts';
 import type { SampleEvent, SplitResult } from './reporter.ts';
@@ -32,6 +33,8 @@ export type RunHashes = Readonly<Record<string, string>>;
 
 interface Manifest {
   readonly format: 1;
+  /** sha256 of arena.bin. */
+  readonly arena: string;
   readonly state: TrainingState;
   readonly layout: AdapterLayout;
   readonly hashes: RunHashes;
@@ -50,6 +53,10 @@ function bytesOf(view: Float32Array | Int32Array): Uint8Array {
   return new Uint8Array(view.buffer, view.byteOffset, view.byteLength);
 }
 
+function sha256(bytes: Uint8Array): string {
+  return createHash('sha256').update(bytes).digest('hex');
+}
+
 /** Writes `checkpoints/step-NNNNNN/` atomically and keeps the newest two. Returns the path within the run. */
 export function writeCheckpoint(
   folder: RunFolder,
@@ -58,20 +65,22 @@ export function writeCheckpoint(
   hashes: RunHashes,
 ): string {
   const name = checkpointName(state.step);
+  const arena = Buffer.concat([
+    ...arenaArrays.map((array) => bytesOf(adapters[array])),
+    bytesOf(adapters.steps),
+  ]);
   replaceFolder(folder.file('checkpoints', name), (path) => {
     const manifest: Manifest = {
       format: 1,
+      arena: sha256(arena),
       state,
       layout: adapters.saveLayout(),
       hashes,
       scalars: adapters.values.length,
       rows: adapters.steps.length,
     };
-    writeFileSync(join(path, 'state.json'), JSON.stringify(manifest));
-    writeFileSync(
-      join(path, 'arena.bin'),
-      Buffer.concat([...arenaArrays.map((array) => bytesOf(adapters[array])), bytesOf(adapters.steps)]),
-    );
+    writeFileAtomic(join(path, 'state.json'), JSON.stringify(manifest));
+    writeFileAtomic(join(path, 'arena.bin'), [arena]);
   });
   for (const old of checkpointNames(folder).slice(0, -kept))
     rmSync(folder.file('checkpoints', old), { recursive: true, force: true });
@@ -82,6 +91,7 @@ export function writeCheckpoint(
 function checkpointNames(folder: RunFolder): string[] {
   const path = folder.file('checkpoints');
   if (!existsSync(path)) return [];
+  recoverFoldersIn(path);
   return readdirSync(path)
     .filter((name) => /^step-\d+$/.test(name))
     .sort();
@@ -111,6 +121,7 @@ export function restoreCheckpoint(
       if (manifest.format !== 1) throw new Error(`format ${manifest.format}`);
       if (arena.byteLength !== expected)
         throw new Error(`arena.bin has ${arena.byteLength} bytes instead of ${expected}`);
+      if (manifest.arena !== sha256(arena)) throw new Error('arena.bin is not what was written');
     } catch (cause) {
       warn(
         `checkpoint ${name} cannot be read (${cause instanceof Error ? cause.message : cause}); trying an older one`,

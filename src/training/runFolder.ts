@@ -10,11 +10,11 @@ import {
 import { join } from 'node:path';
 import { cannotWrite } from '../atomicFiles.ts';
 import { AloraError } from '../errors.ts';
+import { takeLock } from './lock.ts';
 import type { MetricsEvent } from './reporter.ts';
 
-/** Everything that a run writes; `--force` removes these and nothing else. */
+/** What a run writes beside run.yaml, which every run writes anew; `--force` removes these and nothing else. */
 const written = [
-  'run.yaml',
   'metrics.jsonl',
   'scores',
   'checkpoints',
@@ -66,14 +66,27 @@ export class RunFolder {
       });
   }
 
-  create(force: boolean): void {
+  /**
+   * Creates the folder where there is none and takes it for this process; returns what gives it back. Errors:
+   * OUTPUT_IN_USE, STORAGE_WRITE.
+   */
+  async claim(): Promise<() => void> {
+    guarded(this.path, () => mkdirSync(this.path, { recursive: true }));
+    try {
+      return await takeLock(this.file('.lock'));
+    } catch (cause) {
+      throw cause instanceof AloraError ? cause : cannotWrite(this.path, cause);
+    }
+  }
+
+  /** Deletes what an earlier run wrote. */
+  clear(): void {
     guarded(this.path, () => {
-      mkdirSync(this.path, { recursive: true });
-      if (force) for (const name of written) rmSync(this.file(name), { recursive: true, force: true });
+      for (const name of written) rmSync(this.file(name), { recursive: true, force: true });
     });
   }
 
-  /** Undoes `create`: an error before the first step leaves no folder. */
+  /** Undoes `claim` in a new folder: an error before the first step leaves none. */
   remove(): void {
     rmSync(this.path, { recursive: true, force: true });
   }

@@ -1,22 +1,36 @@
 import type { AdapterScheduler } from '../adapters/strategy.ts';
 import type { RunConfig } from '../config/schema.ts';
+import { AloraError } from '../errors.ts';
 import { randomStream } from '../random.ts';
 import { epochBatches, stepsPerEpoch } from '../tasks/batches.ts';
 import { type Batch, collate } from '../tasks/collate.ts';
 import { lengthParts, runCostOf } from '../tasks/parts.ts';
 import type { RunData } from './data.ts';
 
+/** The training rows in two parts: what trains weights, and what a strategy holds back. */
+interface Parts {
+  readonly share: number;
+  readonly training: readonly number[];
+  readonly held: readonly number[];
+}
+
 /** Which rows each step sees. A function of seed and step number alone, so a resumed run finds its place. */
 export class StepBatches {
-  private cache: { readonly key: string; readonly steps: number[][][] } | undefined;
+  private readonly lengths: readonly number[];
+  private readonly runCost: number;
+  private epoch: { readonly key: string; readonly steps: number[][][] } | undefined;
+  private divided: Parts | undefined;
 
   constructor(
     private readonly config: Pick<RunConfig, 'train' | 'data'>,
     private readonly data: Pick<RunData, 'train' | 'padId'>,
     private readonly scheduler: AdapterScheduler | undefined,
     /** See AdaptedRuntime. */
-    private readonly tokensOfRun: number,
-  ) {}
+    tokensOfRun: number,
+  ) {
+    this.lengths = data.train.map(({ ids }) => ids.length);
+    this.runCost = runCostOf(data.train, tokensOfRun);
+  }
 
   /**
    * The rows of a step (from 1) in parts to run one after the other, dealt out by length so that little is padded;
@@ -38,11 +52,10 @@ export class StepBatches {
 
   private parted(rows: readonly number[]): Batch[] {
     const { train, padId } = this.data;
-    const lengths = rows.map((i) => train[i]!.ids.length);
-    const parts = lengthParts(lengths, {
-      most: this.config.train.batchSize,
-      tokensOfRun: runCostOf(train, this.tokensOfRun),
-    });
+    const parts = lengthParts(
+      rows.map((i) => this.lengths[i]!),
+      { most: this.config.train.batchSize, tokensOfRun: this.runCost },
+    );
     return parts.map((places) => {
       const indices = places.map((place) => rows[place]!);
       return collate(
@@ -52,22 +65,41 @@ export class StepBatches {
     });
   }
 
-  /** Step number `at` (from 0) over the given rows, epoch after epoch. */
+  /** Step number `at` (from 0) over the given rows, epoch after epoch; as places in `rows`, where given. */
   private indices(at: number, rows: readonly number[] | undefined): number[][] {
     const { train, data } = this.config;
-    const lengths = (rows ?? this.data.train.map((_, i) => i)).map((i) => this.data.train[i]!.ids.length);
-    const perEpoch = stepsPerEpoch(lengths.length, train);
+    const perEpoch = stepsPerEpoch(rows?.length ?? this.lengths.length, train);
     const epoch = Math.floor(at / perEpoch);
-    const key = `${rows ? 'part' : 'all'} ${epoch}`;
-    if (this.cache?.key !== key)
-      this.cache = { key, steps: epochBatches(lengths, { ...train, shuffle: data.shuffle, epoch }) };
-    return this.cache.steps[at % perEpoch]!;
+    const key = `${rows?.length} ${epoch}`;
+    if (this.epoch?.key !== key) {
+      const lengths = rows?.map((i) => this.lengths[i]!) ?? this.lengths;
+      this.epoch = { key, steps: epochBatches(lengths, { ...train, shuffle: data.shuffle, epoch }) };
+    }
+    return this.epoch.steps[at % perEpoch]!;
   }
 
-  /** The training rows in two parts by a seeded shuffle: what trains weights, and what is held back. */
-  private parts(share: number): { training: number[]; held: number[] } {
-    const order = randomStream(this.config.train.seed, 'held back').shuffle(this.data.train.map((_, i) => i));
+  /** Divided by a seeded shuffle, one row in each part at least. Errors: DATA_ONE_ROW (data). */
+  private parts(share: number): Parts {
+    if (this.divided?.share === share) return this.divided;
+    const rows = this.data.train.map((_, i) => i);
+    if (rows.length < 2)
+      throw new AloraError(
+        'data',
+        'DATA_ONE_ROW',
+        'The scorer holds training rows back, and there is one row',
+        {
+          where: 'data.train',
+          allowed: 'two rows at least',
+          fix: 'Add rows, or use another adapter.scorer.',
+        },
+      );
+    const order = randomStream(this.config.train.seed, 'held back').shuffle(rows);
     const cut = Math.max(1, Math.min(order.length - 1, Math.round(order.length * share)));
-    return { held: order.slice(0, cut), training: order.slice(cut).sort((a, b) => a - b) };
+    this.divided = {
+      share,
+      held: order.slice(0, cut),
+      training: order.slice(cut).sort((a, b) => a - b),
+    };
+    return this.divided;
   }
 }

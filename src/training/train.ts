@@ -47,14 +47,39 @@ export interface TrainOptions {
  * as docs/run-folder.md describes; an error before step 1 leaves none behind.
  */
 export async function trainRun(config: RunConfig, options: TrainOptions): Promise<RunResult> {
+  return trainWith(config, options, (folder) => folder.claim());
+}
+
+/** The same for a caller that holds the lock of the output folder, `.lock`, itself. */
+export async function trainClaimed(config: RunConfig, options: TrainOptions): Promise<RunResult> {
+  return trainWith(config, options, async () => () => {});
+}
+
+async function trainWith(
+  config: RunConfig,
+  options: TrainOptions,
+  claim: (folder: RunFolder) => Promise<() => void>,
+): Promise<RunResult> {
   const folder = new RunFolder(config.output);
+  const finished = () =>
+    options.resume && folder.isFinished
+      ? (JSON.parse(readFileSync(folder.file('result.json'), 'utf8')) as RunResult)
+      : undefined;
   folder.check(options);
-  if (options.resume && folder.isFinished)
-    return JSON.parse(readFileSync(folder.file('result.json'), 'utf8')) as RunResult;
+  const earlier = finished();
+  if (earlier) return earlier;
   const run = await prepareRun(config, options.strategies);
   try {
-    const loop = new TrainingLoop(run, folder, options);
-    return await loop.run();
+    await run.runtime.open();
+    const isNew = !existsSync(folder.path);
+    const release = await claim(folder);
+    try {
+      // Another process may have come first and be done by now.
+      folder.check(options);
+      return finished() ?? (await new TrainingLoop(run, folder, options).run(isNew));
+    } finally {
+      release();
+    }
   } finally {
     await run.close();
   }
@@ -121,15 +146,17 @@ class TrainingLoop {
     });
   }
 
-  async run(): Promise<RunResult> {
+  /** `isNew`: the folder was made for this run. */
+  async run(isNew: boolean): Promise<RunResult> {
     const { setup: run, folder, options } = this;
-    await run.runtime.open();
-    const resumed = options.resume === true && this.restore();
-    const isNew = !existsSync(folder.path);
-    folder.create(options.force === true);
-    if (!resumed) writeFileAtomic(folder.file('run.yaml'), stringifyRunConfig(run.config, folder.path));
-    folder.rewindMetrics(resumed ? this.state.step : -1);
     try {
+      const resumed = options.resume === true && this.restore();
+      if (resumed) folder.rewindMetrics(this.state.step);
+      else {
+        // What a run without a checkpoint left may belong to another configuration.
+        folder.clear();
+        writeFileAtomic(folder.file('run.yaml'), stringifyRunConfig(run.config, folder.path));
+      }
       return await this.runSteps(resumed);
     } catch (error) {
       if (isNew && this.state.step === 0 && !keepsState(error)) folder.remove();
@@ -377,7 +404,7 @@ class TrainingLoop {
     const { setup: run, folder } = this;
     await this.sample('after');
     this.saveAdapter('adapter');
-    if (!existsSync(folder.file('best'))) this.saveAdapter('best');
+    if (!this.state.bestDev || !existsSync(folder.file('best'))) this.saveAdapter('best');
     const test = this.testBatches.length > 0 ? await this.testWithBest() : undefined;
     const { state } = this;
     const result: RunResult = {

@@ -115,6 +115,27 @@ describe('a step in parts by length', () => {
     const rows = [...half.of(1), ...half.heldBack(0), ...half.heldBack(1)].flatMap((part) => part.examples);
     expect(rows.sort()).toEqual([0, 1, 2, 3, 4, 5, 6, 7]);
   });
+
+  it('follows the share that is held back within an epoch, and refuses to divide one row', () => {
+    const train = examples('token');
+    const config = { train: { batchSize: 1, accumulate: 1, seed: 0 }, data: { shuffle: true } };
+    let share = 0.25;
+    const scheduler = { heldBackShare: () => share };
+    const batches = new StepBatches(config as never, { train, padId: 0 }, scheduler as never, 1e9);
+    batches.of(1);
+    share = 0.75;
+    const epoch = [1, 2].flatMap((step) => batches.of(step)).flatMap((part) => part.examples);
+    expect(new Set(epoch).size).toBe(2);
+    const held = Array.from({ length: 6 }, (_, at) => batches.heldBack(at)).flat();
+    expect(held.flatMap((part) => part.examples).filter((row) => epoch.includes(row))).toEqual([]);
+    const one = new StepBatches(
+      config as never,
+      { train: train.slice(0, 1), padId: 0 },
+      scheduler as never,
+      1e9,
+    );
+    expect(() => one.of(1)).toThrow(expect.objectContaining({ code: 'DATA_ONE_ROW', exitCode: 4 }));
+  });
 });
 
 describe('an evaluation in parts by length', () => {

@@ -5,6 +5,7 @@ import {
   mkdtempSync,
   readdirSync,
   readFileSync,
+  renameSync,
   rmSync,
   truncateSync,
   writeFileSync,
@@ -83,10 +84,20 @@ describe('resuming', () => {
     expectSame(folder);
   });
 
-  it('falls back to the older checkpoint with a warning when the newest is damaged', async () => {
-    const folder = join(scratch, 'damaged');
+  it.each([
+    ['cut short', (file: string) => truncateSync(file, 100)],
+    [
+      'another than was written',
+      (file: string) => {
+        const bytes = readFileSync(file);
+        bytes[bytes.length >> 1]! ^= 1;
+        writeFileSync(file, bytes);
+      },
+    ],
+  ])('falls back to the older checkpoint with a warning when the newest is %s', async (how, damage) => {
+    const folder = join(scratch, how);
     await interrupted(folder, 7);
-    truncateSync(join(folder, 'checkpoints', 'step-000007', 'arena.bin'), 100);
+    damage(join(folder, 'checkpoints', 'step-000007', 'arena.bin'));
     const warnings: string[] = [];
     await trainRun(tinyRun(folder, changes), {
       strategies,
@@ -94,6 +105,45 @@ describe('resuming', () => {
       reporters: [{ onWarning: (message) => warnings.push(message) }],
     });
     expect(warnings.join()).toContain('step-000007');
+    expectSame(folder);
+  });
+
+  it('finds the only checkpoint where the process died while writing it anew', async () => {
+    const folder = join(scratch, 'anew');
+    await interrupted(folder, 2);
+    const checkpoint = join(folder, 'checkpoints', 'step-000002');
+    renameSync(checkpoint, `${checkpoint}.old.tmp`);
+    const starts: number[] = [];
+    await trainRun(tinyRun(folder, changes), {
+      strategies,
+      resume: true,
+      reporters: [{ onRunStart: ({ startStep }) => starts.push(startStep) }],
+    });
+    expect(starts).toEqual([2]);
+    expectSame(folder);
+  });
+
+  it('leaves nothing of an attempt without a checkpoint, which may have had another configuration', async () => {
+    const folder = join(scratch, 'leftovers');
+    cpSync(whole, folder, { recursive: true });
+    for (const name of ['result.json', 'checkpoints']) rmSync(join(folder, name), { recursive: true });
+    const noDev = { ...changes, data: { dev: undefined }, train: { ...changes.train, steps: 2 } };
+    await trainRun(tinyRun(folder, noDev), { strategies, resume: true });
+    expect(weights(folder, 'best')).toEqual(weights(folder));
+  });
+
+  it('refuses a folder in which a run is going on, and leaves that run alone', async () => {
+    const folder = join(scratch, 'busy');
+    const second = () =>
+      trainRun(tinyRun(folder, changes), { strategies, resume: true }).catch((error: AloraError) => error);
+    let seen: Promise<unknown> | undefined;
+    const during: Reporter = {
+      onStep({ step }) {
+        if (step === 5) seen = second();
+      },
+    };
+    await trainRun(tinyRun(folder, changes), { strategies, reporters: [during] });
+    expect(await seen).toMatchObject({ code: 'OUTPUT_IN_USE', exitCode: 7 });
     expectSame(folder);
   });
 

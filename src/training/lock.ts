@@ -60,7 +60,7 @@ function create(path: string, content: string): boolean {
 /**
  * Takes a lock file for this process and returns what gives it back. A lock whose process is gone is taken over; one
  * whose process still ends (a worker that has lost its parent finishes its step) is waited for.
- * Throws `storage` COMPARE_IN_USE where another process holds it for longer than `patience` milliseconds.
+ * Throws `storage` OUTPUT_IN_USE where another process holds it for longer than `patience` milliseconds.
  */
 export async function takeLock(path: string, patience = 0): Promise<() => void> {
   mkdirSync(dirname(path), { recursive: true });
@@ -74,7 +74,7 @@ export async function takeLock(path: string, patience = 0): Promise<() => void> 
       continue;
     }
     if (Date.now() >= deadline)
-      throw new AloraError('storage', 'COMPARE_IN_USE', 'another process works in this folder', {
+      throw new AloraError('storage', 'OUTPUT_IN_USE', 'another process works in this folder', {
         where: dirname(path),
         got: `process ${owner.pid}`,
         fix: `wait for it to end; if there is no such process, delete ${path}`,

@@ -2,7 +2,7 @@ import { mkdtempSync, readdirSync, rmSync, writeFileSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { afterAll, expect, it } from 'vitest';
-import { takeLock } from '../../src/compare/lock.ts';
+import { takeLock } from '../../src/training/lock.ts';
 
 const scratch = mkdtempSync(join(tmpdir(), 'onnx-alora-lock-'));
 afterAll(() => rmSync(scratch, { recursive: true }));
@@ -10,7 +10,7 @@ afterAll(() => rmSync(scratch, { recursive: true }));
 it('is held by one at a time, and given back', async () => {
   const path = join(scratch, 'one', '.lock');
   const release = await takeLock(path);
-  await expect(takeLock(path)).rejects.toMatchObject({ kind: 'storage', code: 'COMPARE_IN_USE' });
+  await expect(takeLock(path)).rejects.toMatchObject({ kind: 'storage', code: 'OUTPUT_IN_USE' });
   const waiting = takeLock(path, 5_000);
   release();
   (await waiting)();
