@@ -2,7 +2,7 @@ import { existsSync, readFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { AloraError } from '../errors.ts';
 import type { LinearModule, ModelConfig } from './module.ts';
-import { outputsOf, type Packing, packingOf } from './packing.ts';
+import { fusedNames, outputsOf, type Packing, packingOf } from './packing.ts';
 import type { LowRankWeights, PeftAdapter } from './peft.ts';
 
 /** File beside a saved adapter: how many ranks of a fused layer belong to each of its parts, in the order of the rows. */
@@ -13,7 +13,8 @@ export type RankCounts = Readonly<Record<string, Readonly<Record<string, number>
 /**
  * An adapter as the fused layers among `modules` take it: the factors of a layer's parts become one pair, A one below
  * the other and B block by block, each block in the outputs of its part: the same function, its rank the sum of
- * theirs. Layers that the adapter names themselves, and parts that are layers of the file, stay.
+ * theirs, or theirs where they share one A (`separateAdapter`). Layers that the adapter names themselves, and parts
+ * that are layers of the file, stay.
  */
 export function packAdapter<Adapter extends PeftAdapter>(
   adapter: Adapter,
@@ -51,10 +52,12 @@ function pack(
   parts: readonly (LowRankWeights | undefined)[],
 ): LowRankWeights {
   const present = parts.flatMap((weights, position) => (weights ? [{ weights, position }] : []));
-  const rank = present.reduce((sum, { weights }) => sum + weights.rank, 0);
+  const shared = shareA(present.map(({ weights }) => weights));
+  const first = present[0]!.weights;
+  const rank = shared ? first.rank : present.reduce((sum, { weights }) => sum + weights.rank, 0);
   const scales = new Set(present.map(({ weights }) => weights.scale));
   // One alpha for the layer; scales that differ go into the gates.
-  const scale = scales.size === 1 ? present[0]!.weights.scale : 1;
+  const scale = scales.size === 1 ? first.scale : 1;
   const A = new Float32Array(rank * width);
   const B = new Float32Array(rank * out);
   const gate = new Float32Array(rank);
@@ -70,9 +73,62 @@ function pack(
       places.forEach((place, j) => {
         B[(row + i) * out + place] = weights.B[i * weights.out + j]!;
       });
-    row += weights.rank;
+    if (!shared) row += weights.rank;
   }
   return { rank, in: width, out, scale, A, B, gate };
+}
+
+function shareA([first, ...others]: readonly LowRankWeights[]): boolean {
+  const same = (a: Float32Array, b: Float32Array) =>
+    a.length === b.length && a.every((value, i) => value === b[i]);
+  return others.every(
+    ({ A, gate, scale }) => scale === first!.scale && same(gate, first!.gate) && same(A, first!.A),
+  );
+}
+
+/**
+ * An adapter as the original model takes it where an exporter packed separate layers into one of `modules`: each of
+ * them gets the packed layer's A and its own outputs' columns of B. The same function, with A once for each.
+ */
+export function separateAdapter(
+  adapter: PeftAdapter,
+  modules: readonly Pick<LinearModule, 'name' | 'out'>[],
+  config: ModelConfig,
+): PeftAdapter {
+  const separated = new Map<string, LowRankWeights>();
+  const byName = new Map(modules.map((module) => [module.name, module]));
+  for (const [name, weights] of adapter.modules) {
+    const module = byName.get(name);
+    const packing = module && packingOf(module, config);
+    if (!packing || packing.fusedInOriginal) separated.set(name, weights);
+    else
+      packing.parts.forEach((part, position) => {
+        const columns = outputsOf(packing, position);
+        const B = new Float32Array(weights.rank * columns.length);
+        for (let i = 0; i < weights.rank; i++)
+          columns.forEach((column, j) => {
+            B[i * columns.length + j] = weights.B[i * weights.out + column]!;
+          });
+        separated.set(part.name, { ...weights, out: columns.length, B });
+      });
+  }
+  return { ...adapter, modules: separated };
+}
+
+/**
+ * The layer or layers of a run, among `known`, that a saved layer holds the ranks of: itself, the parts that it was
+ * fused of (`counts`), or the one that an exporter packed it into.
+ */
+export function layersOfSaved(
+  name: string,
+  rank: number,
+  known: { has(name: string): boolean },
+  counts: RankCounts = {},
+): (readonly [name: string, rank: number])[] {
+  const parts = counts[name];
+  if (known.has(name)) return [[name, rank]];
+  if (parts) return Object.entries(parts);
+  return [[fusedNames(name).find((fused) => known.has(fused)) ?? name, rank]];
 }
 
 /** Ranks of the parts in the fused layers that `packAdapter` would make of them; undefined where it makes none. */

@@ -1,5 +1,6 @@
 import { existsSync, readFileSync } from 'node:fs';
 import { join } from 'node:path';
+import { layersOfSaved, readRankCounts } from '../adapters/packAdapter.ts';
 import { weightsFile } from '../adapters/peft.ts';
 import { readSafetensors } from '../adapters/safetensors.ts';
 import type { ModuleInfo, RunResult, StepEvent } from '../training/reporter.ts';
@@ -58,16 +59,18 @@ export const stepsOf = (folder: string): StepEvent[] =>
 
 /**
  * Scalars of a saved low-rank adapter: the rows of each lora_A, times what one rank of that module costs (a gate
- * that trained included, which is folded into the factors on saving).
+ * that trained included, which is folded into the factors on saving). A layer that an exporter packed is saved as
+ * several, each with its A; it counts once.
  */
 function recount(folder: string, modules: readonly ModuleInfo[]): number {
   const cost = new Map(modules.map((module) => [module.name, module.costOfOneRank]));
-  let total = 0;
+  const counts = readRankCounts(folder);
+  const ranks = new Map<string, number>();
   for (const [name, { dims }] of readSafetensors(join(folder, weightsFile)).tensors) {
     const match = /^(?:base_model\.model\.)?(.+)\.lora_A(?:\.weight)?$/.exec(name);
-    if (match) total += dims[0]! * (cost.get(match[1]!) ?? 0);
+    if (match) for (const layer of layersOfSaved(match[1]!, dims[0]!, cost, counts)) ranks.set(...layer);
   }
-  return total;
+  return [...ranks].reduce((sum, [name, rank]) => sum + rank * (cost.get(name) ?? 0), 0);
 }
 
 function valuesOf({ dev, test }: RunResult): Record<string, number> {

@@ -4,7 +4,7 @@ import { parse } from 'yaml';
 import { z } from 'zod';
 import { AloraError } from '../errors.ts';
 import type { RunResult } from '../training/reporter.ts';
-import { readAdapterShapes } from './adapter.ts';
+import { readSavedModules } from './adapter.ts';
 import { type Allocation, type Evaluation, firstIssue, parseMetrics, type Step } from './events.ts';
 import { type ModuleRow, placesOf } from './modules.ts';
 import { type ScoredRound, scoresSchema } from './scores.ts';
@@ -118,36 +118,29 @@ export async function readRun(dir: string): Promise<Run> {
 
   const result = await readResult(dir, notes);
   const scores = await readScores(dir, metrics.allocations, notes);
-  const shapesOf = (folder: string) => {
+  const events = metrics.allocations;
+  const before = events[0] && ranksBefore(events[0]);
+  const after = events.length > 0 ? new Map(Object.entries(events.at(-1)!.ranks)) : undefined;
+  const known = new Set([...Object.keys(result?.ranks ?? {}), ...(after?.keys() ?? [])]);
+  const savedIn = (folder: string) => {
     try {
-      return readAdapterShapes(join(dir, folder));
+      return readSavedModules(join(dir, folder), known);
     } catch (cause) {
       notes.push(`${folder}/adapter_model.safetensors cannot be read: ${(cause as Error).message}`);
       return undefined;
     }
   };
-  const last = shapesOf('adapter');
-  const best = shapesOf('best');
-
-  const events = metrics.allocations;
-  const before = events[0] && ranksBefore(events[0]);
-  const after = events.length > 0 ? new Map(Object.entries(events.at(-1)!.ranks)) : undefined;
-  const places = placesOf(
-    new Set([
-      ...Object.keys(result?.ranks ?? {}),
-      ...(after?.keys() ?? []),
-      ...(last?.keys() ?? []),
-      ...(best?.keys() ?? []),
-    ]),
-  );
+  const last = savedIn('adapter');
+  const best = savedIn('best');
+  const places = placesOf(new Set([...known, ...(last?.keys() ?? []), ...(best?.keys() ?? [])]));
   // A module without ranks is in no adapter file: its size is that of its kind in the other layers.
   const sizeOfKind = new Map<string, number>();
-  for (const shapes of [best, last])
-    for (const [name, shape] of shapes ?? []) sizeOfKind.set(places.get(name)!.kind, shape.in + shape.out);
+  for (const saved of [best, last])
+    for (const [name, { size }] of saved ?? [])
+      if (size !== undefined) sizeOfKind.set(places.get(name)!.kind, size);
   const gate = gated.has(String(setting(config, 'adapter.strategy'))) ? 1 : 0;
   const modules = [...places].map(([name, place]): ModuleRow => {
-    const shape = last?.get(name) ?? best?.get(name);
-    const size = shape ? shape.in + shape.out : sizeOfKind.get(place.kind);
+    const size = (last?.get(name) ?? best?.get(name))?.size ?? sizeOfKind.get(place.kind);
     const final =
       result?.ranks?.[name] ?? after?.get(name) ?? last?.get(name)?.rank ?? best?.get(name)?.rank ?? 0;
     return {

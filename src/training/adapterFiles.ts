@@ -6,6 +6,7 @@ import {
   packAdapter,
   rankCounts,
   readRankCounts,
+  separateAdapter,
   splitFile,
   unpackAdapter,
 } from '../adapters/packAdapter.ts';
@@ -179,11 +180,13 @@ export function saveRunAdapter(
     // PEFT's word for Conv1D, which keeps its weight as [in, out].
     fanInFanOut: modules.some((module) => module.fanInFanOut),
   });
-  // Parts of a layer that is fused in the original model too are one layer to PEFT.
+  // PEFT sees the original model: parts of a layer that is fused there too are one layer, and what an exporter packed
+  // is apart.
   const fused = fusedInOriginal(modules);
   const counts = rankCounts(adapter, fused, backbone.config);
   const { pooling } = adapted;
-  writePeft(folder, packAdapter(adapter, fused, backbone.config), {
+  const original = separateAdapter(packAdapter(adapter, fused, backbone.config), modules, backbone.config);
+  writePeft(folder, original, {
     dropout: run.config.adapter.dropout,
     beside(partial) {
       if (counts) writeJson(join(partial, splitFile), counts);

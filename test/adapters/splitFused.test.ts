@@ -9,6 +9,7 @@ import { outputsOf, packingOf } from '../../src/adapters/packing.ts';
 import { type LowRankWeights, readPeft } from '../../src/adapters/peft.ts';
 import { partsOfFused } from '../../src/adapters/splitFused.ts';
 import { findLinearModules } from '../../src/adapters/targets.ts';
+import { collectRun } from '../../src/compare/collect.ts';
 import { resolveRunConfig } from '../../src/config/resolve.ts';
 import { generateFrom } from '../../src/inference/generate.ts';
 import { loadModel } from '../../src/inference/loadModel.ts';
@@ -19,8 +20,10 @@ import { writeModel } from '../../src/onnx/encode.ts';
 import { Tensor } from '../../src/onnx/tensor.ts';
 import { prune } from '../../src/passes/prune.ts';
 import { randomStream } from '../../src/random.ts';
+import { readRun } from '../../src/report/read.ts';
 import * as strategies from '../../src/strategies.ts';
 import { evaluateRun } from '../../src/training/evaluate.ts';
+import { planRun } from '../../src/training/prepareRun.ts';
 import { trainRun } from '../../src/training/train.ts';
 import { compare } from '../backbones/harness.ts';
 import { readBackbone } from '../backbones/reference.ts';
@@ -82,6 +85,8 @@ describe.each(['phi3', 'gpt-neox', 'gpt2'])('%s', (name) => {
         : [],
     );
     expect(existsSync(join(adapter, splitFile))).toBe(true);
+    const { modules } = await planRun({ ...config, output: join(scratch, 'unused') }, strategies);
+    expect(collectRun(scratch, name, 0, modules).recounted!.adapter).toBe(result.budget.final.parameters);
     // One layer of three times the rank gives the loss that the parts gave: sums in another order.
     const fused = await evaluateRun(
       { ...config, model: { ...config.model, splitFused: false } },
@@ -229,6 +234,45 @@ describe('a Llama whose exporter packed query, key and value', () => {
     expect((await generateFrom({ model: out, ...options })).text).toBe(beside.text);
     expect((await generateFrom({ model: 'fixtures/models/llama', adapter, ...options })).text).toBe(
       beside.text,
+    );
+  });
+});
+
+describe('a Llama whose exporter packed query, key and value, adapted as one layer', () => {
+  it('saves the separate layers, which share A, and reads them as one again', async () => {
+    const packed = packedLlama();
+    const output = join(scratch, 'as-one');
+    const whole = run(packed, output, { model: { splitFused: false } });
+    const result = await trainRun(whole, { strategies });
+    const names = Object.keys(result.ranks);
+    expect(names).toContain('model.layers.0.self_attn.qkv_proj');
+    const adapter = join(output, 'adapter');
+    const saved = readPeft(adapter).modules;
+    expect([...saved.keys()].filter((name) => /attn\.(?!o_proj)/.test(name))).toEqual(
+      [0, 1].flatMap((i) => ['q', 'k', 'v'].map((part) => `model.layers.${i}.self_attn.${part}_proj`)),
+    );
+    expect(saved.get('model.layers.0.self_attn.k_proj')!.A).toEqual(
+      saved.get('model.layers.0.self_attn.q_proj')!.A,
+    );
+    // The original model, which PEFT adapts, has the layers apart. Sums in another order.
+    const original = run('fixtures/models/llama', 'unused', { model: { splitFused: false } });
+    const there = await evaluateRun(original, { adapter });
+    expect(Math.abs(there.loss - result.dev!.last.loss)).toBeLessThan(1e-5);
+
+    const again = { adapter: { alpha: undefined, initFrom: adapter }, model: { splitFused: false } };
+    const continued = await trainRun(run(packed, join(scratch, 'as-one-again'), again), { strategies });
+    expect(continued.ranks).toEqual(result.ranks);
+    expect(continued.dev!.before.loss).toBe(result.dev!.last.loss);
+
+    const modules = (await planRun({ ...whole, output: join(scratch, 'unused') }, strategies)).modules;
+    const { recounted } = collectRun(scratch, 'as-one', 0, modules);
+    expect(recounted).toEqual({
+      adapter: result.budget.final.parameters,
+      best: result.budget.final.parameters,
+    });
+    const read = await readRun(output);
+    expect(read.modules.map(({ name, cost, saved }) => [name, cost, saved]).sort()).toEqual(
+      modules.map(({ name, costOfOneRank }) => [name, costOfOneRank, result.ranks[name]]).sort(),
     );
   });
 });
