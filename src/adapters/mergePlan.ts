@@ -209,6 +209,7 @@ function unpatchable(file: string, value: Value, got: string): AloraError {
   );
 }
 
+/** The transpose of a row-major matrix [rows, columns]. */
 export function transposed(values: Float32Array, rows: number, columns: number): Float32Array {
   const result = new Float32Array(values.length);
   for (let i = 0; i < rows; i++)

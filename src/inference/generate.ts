@@ -4,8 +4,8 @@ import type { RuntimeOptions } from '../runtime/session.ts';
 import { generateText } from '../runtime/textGeneration.ts';
 import { openWorkspace } from '../runtime/workspace.ts';
 import { loadTokenizer } from '../tasks/tokenizer.ts';
-import { contextOf } from '../training/data.ts';
-import { endsOf, openDecoder } from '../training/openDecoder.ts';
+import { openDecoder } from '../training/openDecoder.ts';
+import { continuationOf, generationSettings } from './continuation.ts';
 
 export interface GenerateOptions extends Partial<RuntimeOptions> {
   /** Model directory (base or merged), or an .onnx file. */
@@ -47,37 +47,11 @@ export async function generateFrom(options: GenerateOptions): Promise<GenerateRe
   try {
     const { decoder, close } = await openDecoder(directory, options.adapter, workspace, runtime);
     const prompt = tokenizer.encode(options.prompt).ids;
-    const written: number[] = [];
-    let shown = '';
     const begun = performance.now();
-    const sampled = options.temperature !== undefined && options.temperature > 0;
-    const { temperature = 1, topK, topP, seed } = options;
-    const generation = await generateText(decoder, prompt, {
-      maxNewTokens: options.maxNewTokens ?? 64,
-      endTokens: endsOf(directory, tokenizer.eosId),
-      sampling: sampled ? { temperature, topK, topP, seed } : undefined,
-      beams: options.beams !== undefined && options.beams > 1 ? { beams: options.beams } : undefined,
-      repetitionPenalty: options.repetitionPenalty,
-      contextLength: contextOf(directory.config),
-      signal: options.signal,
-      onToken(token) {
-        written.push(token);
-        const text = tokenizer.decode(written, { skipSpecial: true });
-        // A character that is cut over several tokens shows as a replacement mark until it is whole.
-        if (text.endsWith('\ufffd')) return;
-        options.onText?.(text.slice(shown.length));
-        shown = text;
-      },
-    });
-    await close();
+    const settings = generationSettings({ directory, tokenizer }, options);
+    const generation = await generateText(decoder, prompt, settings).finally(close);
     const seconds = (performance.now() - begun) / 1000;
-    return {
-      prompt: options.prompt,
-      text: tokenizer.decode(generation.tokens, { skipSpecial: true }),
-      tokens: generation.tokens.length,
-      finish: generation.finish,
-      tokensPerSecond: generation.tokens.length / seconds,
-    };
+    return { prompt: options.prompt, ...continuationOf({ tokenizer }, generation, seconds) };
   } finally {
     workspace.close();
   }

@@ -144,8 +144,7 @@ async function probeLogits(
       classifier: isNew ? { classes, pooling } : undefined,
     });
     const kind = isNew && givesTokens(output, pooling) ? 'tag' : backbone.kind;
-    const logits = await runtime.logits(probeBatch(opened, kind));
-    await runtime.close();
+    const logits = await runtime.logits(probeBatch(opened, kind)).finally(() => runtime.close());
     return { logits, coarse: isCoarse(path) };
   } finally {
     opened.workspace.close();

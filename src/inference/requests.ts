@@ -1,6 +1,7 @@
 import type { TargetModule } from '../adapters/module.ts';
 import type { RuntimeOptions } from '../runtime/session.ts';
-import type { GenerateOptions, GenerateResult } from './generate.ts';
+import type { ContinuationOptions } from './continuation.ts';
+import type { GenerateResult } from './generate.ts';
 import type { SiteTargets } from './servingGraph.ts';
 
 export interface LoadModelOptions extends Partial<RuntimeOptions> {
@@ -37,11 +38,7 @@ export interface Classification {
   readonly scores: readonly { readonly label: string; readonly score: number }[];
 }
 
-export type RequestGenerateOptions = Omit<
-  GenerateOptions,
-  'model' | 'file' | 'adapter' | 'prompt' | 'device' | 'threads'
-> &
-  RequestOptions;
+export type RequestGenerateOptions = ContinuationOptions & RequestOptions;
 
 /** One base model in memory, and any number of adapters that requests choose from. */
 export interface ServedModel {
@@ -55,7 +52,10 @@ export interface ServedModel {
   use(adapter: string | null): void;
   /** Forgets an adapter's numbers; the next use reads its folder anew. */
   forget(adapter: string): void;
-  /** Continues one prompt, or several, of which those of equal token length run as one batch. */
+  /**
+   * Continues one prompt, or several, of which those of equal token length run as one batch (each beam search is one
+   * of its own). `onText` is called for a single prompt only.
+   */
   generate(prompt: string, options?: RequestGenerateOptions): Promise<GenerateResult>;
   generate(prompts: readonly string[], options?: RequestGenerateOptions): Promise<GenerateResult[]>;
   /** Logits of each example; all run as one batch, padded on the right. */

@@ -1,4 +1,5 @@
 import * as ort from 'onnxruntime-node';
+import { transposed } from '../adapters/mergePlan.ts';
 import type { ModelConfig } from '../adapters/module.ts';
 import type { ClassifierNotes } from '../adapters/newClassifier.ts';
 import { packAdapter } from '../adapters/packAdapter.ts';
@@ -143,19 +144,6 @@ function identity(size: number): Float32Array {
   const out = new Float32Array(size * size);
   for (let i = 0; i < size; i++) out[i * size + i] = 1;
   return out;
-}
-
-/** [rows, columns] -> [columns, rows]. */
-function transposed(values: Float32Array, rows: number, columns: number): Float32Array {
-  const out = new Float32Array(values.length);
-  for (let r = 0; r < rows; r++)
-    for (let c = 0; c < columns; c++) out[c * rows + r] = values[r * columns + c]!;
-  return out;
-}
-
-/** Feeds for a batch with one adapter throughout: its own numbers, not copied. */
-export function sharedFeeds(sites: readonly AdapterSite[], adapter: ServedAdapter): Feeds {
-  return stackedFeeds(sites, [adapter]);
 }
 
 /**

@@ -74,6 +74,21 @@ export async function openSession(
   }
 }
 
+/** Opens several files; where one cannot be opened, those before it are released. Errors: as openSession. */
+export async function openSessions(
+  files: readonly ({ readonly path: string } & SessionChoices)[],
+  runtime: RuntimeOptions,
+): Promise<ort.InferenceSession[]> {
+  const sessions: ort.InferenceSession[] = [];
+  try {
+    for (const { path, ...choices } of files) sessions.push(await openSession(path, runtime, choices));
+    return sessions;
+  } catch (error) {
+    for (const session of sessions) await session.release();
+    throw error;
+  }
+}
+
 export type Feeds = Record<string, ort.Tensor>;
 
 /** Runs a session; an error of the runtime is passed on with the graph's name. */

@@ -1,5 +1,6 @@
 import { basename, join } from 'node:path';
 import type { AdapterSet } from '../adapters/adapterSet.ts';
+import { transposed } from '../adapters/mergePlan.ts';
 import type { LinearModule, ModelConfig, TargetModule } from '../adapters/module.ts';
 import { classifierFile } from '../adapters/newClassifier.ts';
 import {
@@ -18,14 +19,6 @@ import { Tensor } from '../onnx/tensor.ts';
 import type { TrainedHead } from '../runtime/trainingGraph.ts';
 import { findTask } from '../tasks/index.ts';
 import type { Assembly } from './assemble.ts';
-
-/** Transposes a row-major matrix [rows, columns]. */
-function transposed(values: Float32Array, rows: number, columns: number): Float32Array {
-  const out = new Float32Array(values.length);
-  for (let r = 0; r < rows; r++)
-    for (let c = 0; c < columns; c++) out[c * rows + r] = values[r * columns + c]!;
-  return out;
-}
 
 export interface PeftContext {
   readonly scaling: (module: TargetModule) => number;

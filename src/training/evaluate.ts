@@ -53,8 +53,7 @@ export async function evaluateRun(config: RunConfig, options: EvaluateOptions = 
       padId: data.padId,
       tokensOfRun: runtime.tokensOfRun,
     });
-    const result = await evaluateSplit(runtime, batches, data.task);
-    await runtime.close();
+    const result = await evaluateSplit(runtime, batches, data.task).finally(() => runtime.close());
     const written =
       options.generated !== false && data.task.textMetrics
         ? await generatedMetrics(examples, data, generationFile(config, opened), opened.workspace, {

@@ -33,18 +33,21 @@ export async function generatedMetrics(
   const longest = Math.max(0, ...asked.map(({ targets }) => targets.filter((target) => target >= 0).length));
   const { decoder, close } = await openDecoder(directory, adapter, workspace, runtime);
   const answers: string[] = [];
-  for (const batch of equalLengths(prompts, batchSize)) {
-    const rows = batch.map((i) => prompts[i]!);
-    const written = await generateRows(decoder, rows, {
-      maxNewTokens: 2 * longest,
-      endTokens: endsOf(directory, tokenizer.eosId),
-      contextLength,
-    });
-    written.forEach(({ tokens }, i) => {
-      answers[batch[i]!] = tokenizer.decode(tokens, { skipSpecial: true });
-    });
+  try {
+    for (const batch of equalLengths(prompts, batchSize)) {
+      const rows = batch.map((i) => prompts[i]!);
+      const written = await generateRows(decoder, rows, {
+        maxNewTokens: 2 * longest,
+        endTokens: endsOf(directory, tokenizer.eosId),
+        contextLength,
+      });
+      written.forEach(({ tokens }, i) => {
+        answers[batch[i]!] = tokenizer.decode(tokens, { skipSpecial: true });
+      });
+    }
+  } finally {
+    await close();
   }
-  await close();
   return scoreGenerated(task.textMetrics ?? [], answers, groups);
 }
 

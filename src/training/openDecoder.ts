@@ -1,4 +1,3 @@
-import type * as ort from 'onnxruntime-node';
 import { AdapterSet } from '../adapters/adapterSet.ts';
 import { injectGatedLowRank } from '../adapters/lowRank.ts';
 import { addBranches } from '../adapters/mergeBranch.ts';
@@ -21,7 +20,7 @@ import { parameterFeeds } from '../runtime/feeds.ts';
 import { generationConfig, type ModelDirectory } from '../runtime/modelDirectory.ts';
 import { worthPacking } from '../runtime/prepacking.ts';
 import { seq2SeqTokens } from '../runtime/seq2seq.ts';
-import { type Feeds, openSession, type RuntimeOptions } from '../runtime/session.ts';
+import { type Feeds, openSessions, type RuntimeOptions } from '../runtime/session.ts';
 import { endTokens } from '../runtime/textGeneration.ts';
 import type { Workspace } from '../runtime/workspace.ts';
 import { loadFactors, modulesOfAdapter } from './adapterFiles.ts';
@@ -60,19 +59,20 @@ export async function openDecoder(
   ];
   const loaded = adapter === undefined ? undefined : readPeft(adapter);
   const adapted = loaded && addAdapter(halves, loaded, directory);
-  const sessions: ort.InferenceSession[] = [];
-  for (const half of halves) {
-    if (adapted) workspace.shareWeights(half.model.graph);
-    const file = adapted ? workspace.write(half.name, half.model) : half.file;
-    const prepack = worthPacking(half.model.graph, 'tokens');
-    sessions.push(await openSession(file, runtime, { prepack }));
-  }
-  const [session, encoder] = sessions;
+  const [session, encoder] = await openSessions(
+    halves.map(({ name, file, model }) => {
+      if (adapted) workspace.shareWeights(model.graph);
+      const path = adapted ? workspace.write(name, model) : file;
+      return { path, prepack: worthPacking(model.graph, 'tokens') };
+    }),
+    runtime,
+  );
   const side = encoder && tokens && sessionEncoder(encoder, tokens, adapted?.[1]);
   return {
     decoder: sessionDecoder(session!, adapted?.[0], side),
     async close() {
-      for (const opened of sessions) await opened.release();
+      await session!.release();
+      await encoder?.release();
     },
   };
 }

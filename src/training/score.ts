@@ -68,9 +68,9 @@ export async function scoreAdapter(
       onAllocation: () => {},
     });
     const begun = performance.now();
-    const table = await score(host, { scorer: options.scorer, examples: options.examples });
+    const request = { scorer: options.scorer, examples: options.examples };
+    const table = await score(host, request).finally(() => runtime.close());
     const seconds = (performance.now() - begun) / 1000;
-    await runtime.close();
     if (options.out !== undefined) writeFileAtomic(options.out, `${JSON.stringify(table)}\n`);
     return { ...table, seconds };
   } finally {

@@ -73,6 +73,22 @@ describe('loadModel', () => {
     },
   );
 
+  it('searches beams for each of several prompts of one length, and tells the text of a single prompt', async () => {
+    const model = await open('presidents');
+    const told: string[] = [];
+    const options = { maxNewTokens: 8, onText: (text: string) => told.push(text) };
+    const prompts = ['We the people', 'To the nation'];
+    const alone = [];
+    for (const prompt of prompts) alone.push((await model.generate(prompt, { ...options, beams: 4 })).text);
+    const together = await model.generate(prompts, { ...options, beams: 4 });
+    expect(together.map(({ text }) => text)).toEqual(alone);
+    const greedy = await model.generate(prompts, options);
+    expect(greedy.map(({ text }) => text)).not.toEqual(alone);
+    expect(told).toEqual([]);
+    const { text } = await model.generate(prompts[0]!, options);
+    expect(told.join('')).toBe(text);
+  });
+
   it.each([
     ['gpt2', [adapter('gpt2-lora'), null, adapter('gpt2-pattern'), adapter('gpt2-adalora')]],
     ['llama', [null, adapter('llama-adalora'), adapter('llama-lora'), adapter('llama-pattern')]],
