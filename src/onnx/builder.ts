@@ -12,7 +12,7 @@ export interface NodeOptions {
   readonly shape?: readonly Dim[] | null;
 }
 
-/** A float attribute whose value is a whole number would read as an int: say which is meant. */
+/** A float attribute whose value is a whole number would read as an int: say which is meant. Lists likewise. */
 export function floatAttribute(value: number): Attribute {
   return { type: 'float', value };
 }
@@ -23,8 +23,8 @@ export function attribute(init: AttributeInit): Attribute {
   if (typeof init === 'string') return { type: 'string', value: init };
   if (init instanceof Tensor) return { type: 'tensor', value: init };
   if (!Array.isArray(init)) return init as Attribute;
-  if (init.every((item) => typeof item === 'string')) return { type: 'strings', value: init as string[] };
-  return { type: 'ints', value: init as number[] };
+  if (init.some((item) => typeof item === 'string')) return { type: 'strings', value: init as string[] };
+  return { type: init.every(Number.isInteger) ? 'ints' : 'floats', value: init as number[] };
 }
 
 /** Appends nodes to a graph. Names carry the builder's prefix, so that a reader of the file sees who added what. */

@@ -1,11 +1,11 @@
 import { existsSync, realpathSync, statSync } from 'node:fs';
-import { dirname, isAbsolute, relative, resolve } from 'node:path';
+import { dirname, isAbsolute, resolve } from 'node:path';
 import onnxProto from 'onnx-proto';
 import { AloraError } from '../errors.ts';
 import { byteLength, type DType, dtypeOf } from './dtype.ts';
 import { type Attribute, type Dim, Graph, type Model, Node, type Value } from './graph.ts';
 import { embeddedKey, skimModel } from './skim.ts';
-import { type ExternalData, Tensor } from './tensor.ts';
+import { type ExternalData, liesBelow, Tensor } from './tensor.ts';
 import { type WireField, wireEntry, wireFields } from './wire.ts';
 
 const { onnx } = onnxProto;
@@ -250,11 +250,7 @@ class GraphReader {
       };
     const location = entries.get('location') ?? '';
     const path = resolve(this.folder, location);
-    const outside = (p: string, folder: string) => {
-      const rest = relative(folder, p);
-      return rest === '' || rest.startsWith('..') || isAbsolute(rest);
-    };
-    if (location === '' || isAbsolute(location) || outside(path, this.folder))
+    if (location === '' || isAbsolute(location) || !liesBelow(this.folder, path))
       throw new AloraError(
         'model',
         'MODEL_EXTERNAL_OUTSIDE',
@@ -275,7 +271,7 @@ class GraphReader {
           fix: 'Download it too: a large model is its .onnx file and the data files beside it.',
         },
       );
-    if (outside(realpathSync(path), realpathSync(this.folder)))
+    if (!liesBelow(realpathSync(this.folder), realpathSync(path)))
       throw new AloraError(
         'model',
         'MODEL_EXTERNAL_OUTSIDE',

@@ -3,7 +3,7 @@ import onnxProto from 'onnx-proto';
 import { writeFileAtomic } from '../atomicFiles.ts';
 import { codeOf } from './dtype.ts';
 import type { Attribute, Graph, Model, Node, Value } from './graph.ts';
-import { type ExternalData, Tensor } from './tensor.ts';
+import { type ExternalData, liesBelow, Tensor } from './tensor.ts';
 import { WireWriter } from './wire.ts';
 
 const { onnx } = onnxProto;
@@ -36,7 +36,7 @@ export function writeModel(model: Model, path: string, options: WriteOptions = {
   const within = (tensor: Tensor) => {
     const source = tensor.source as ExternalData;
     if (!tensor.isExternal || source.embedded) return undefined;
-    return dirname(source.path).startsWith(folder) ? source : undefined;
+    return liesBelow(folder, source.path) ? source : undefined;
   };
   const all = [...tensorsOf(model.graph)];
   const total = all.reduce((sum, tensor) => sum + (within(tensor) ? 0 : tensor.byteLength), 0);

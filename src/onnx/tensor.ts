@@ -1,4 +1,5 @@
 import { closeSync, openSync, readSync } from 'node:fs';
+import { isAbsolute, relative, sep } from 'node:path';
 import { AloraError } from '../errors.ts';
 import { byteLength, type DType } from './dtype.ts';
 import { bfloat16ToFloat32, float16ToFloat32, float32ToBfloat16, float32ToFloat16 } from './half.ts';
@@ -11,6 +12,12 @@ export interface ExternalData {
   readonly length: number;
   /** The file is an .onnx file, not one of external data: other models cannot refer to it. */
   readonly embedded?: boolean;
+}
+
+/** Whether a path lies below a folder, both absolute: a model may only refer to such files. */
+export function liesBelow(folder: string, path: string): boolean {
+  const rest = relative(folder, path);
+  return rest !== '' && rest !== '..' && !rest.startsWith(`..${sep}`) && !isAbsolute(rest);
 }
 
 /** A little-endian typed-array view when the bytes are aligned, else over a copy. */
@@ -175,7 +182,12 @@ export class Tensor {
 function toInt64(value: number): bigint {
   if (value >= 2 ** 63) return 2n ** 63n - 1n;
   if (value <= -(2 ** 63)) return -(2n ** 63n);
-  return BigInt(value);
+  return BigInt(Math.trunc(value));
+}
+
+function toUint64(value: number): bigint {
+  if (value >= 2 ** 64) return 2n ** 64n - 1n;
+  return BigInt.asUintN(64, BigInt(Math.trunc(value)));
 }
 
 function encodeNumbers(dtype: DType, values: ArrayLike<number>): Uint8Array {
@@ -190,6 +202,8 @@ function encodeNumbers(dtype: DType, values: ArrayLike<number>): Uint8Array {
       return bytesOf(float32ToBfloat16(Float32Array.from(values)));
     case 'int64':
       return bytesOf(BigInt64Array.from(values as ArrayLike<number> & Iterable<number>, toInt64));
+    case 'uint64':
+      return bytesOf(BigUint64Array.from(values as ArrayLike<number> & Iterable<number>, toUint64));
     case 'int32':
       return bytesOf(Int32Array.from(values));
     case 'uint32':

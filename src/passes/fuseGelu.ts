@@ -1,7 +1,7 @@
 import { Builder } from '../onnx/builder.ts';
 import type { Model, Node, Value } from '../onnx/graph.ts';
 import { prune } from './prune.ts';
-import { raiseOpset } from './raiseOpset.ts';
+import { canRaiseOpset, raiseOpset } from './raiseOpset.ts';
 
 /** The operator set that knows Gelu. */
 const geluOpset = 20;
@@ -9,12 +9,13 @@ const geluOpset = 20;
 /**
  * Replaces the elementary operators that exporters write for Gelu by the operator itself, in place: x (1 + erf(x /
  * sqrt 2)) / 2, or with tanh(sqrt(2/pi) (x + 0.044715 x^3)) in the place of erf, in any order of factors. Training then
- * keeps x alone where it kept six tensors of the same size. Raises the operator set to 20 where it finds one.
+ * keeps x alone where it kept six tensors of the same size. Raises the operator set to 20 where it finds one; a graph
+ * whose other operators would change their meaning stays as it is.
  * Returns how many it replaced.
  */
 export function fuseGelu(model: Model): number {
   const { graph } = model;
-  if ((model.opsets.get('') ?? 0) < 13) return 0;
+  if ((model.opsets.get('') ?? 0) < 13 || !canRaiseOpset(model, geluOpset)) return 0;
   const found = graph.nodes.flatMap((node) => {
     const gelu = matchGelu(node);
     return gelu ? [{ node, ...gelu }] : [];

@@ -16,6 +16,8 @@ function toOrt({ dims, values, dtype }: Numbers, float: Float): OrtTensor {
   switch (dtype) {
     case 'int64':
       return new OrtTensor('int64', BigInt64Array.from(values, BigInt), dims);
+    case 'int32':
+      return new OrtTensor('int32', Int32Array.from(values), dims);
     case 'bool':
       return new OrtTensor('bool', Uint8Array.from(values), dims);
     default:

@@ -1,7 +1,9 @@
 import { describe, expect, it } from 'vitest';
 import { Builder } from '../../src/onnx/builder.ts';
+import { cloneModel } from '../../src/onnx/clone.ts';
 import { readModel } from '../../src/onnx/decode.ts';
-import { Graph } from '../../src/onnx/graph.ts';
+import { codeOf, type DType } from '../../src/onnx/dtype.ts';
+import { Graph, type Value } from '../../src/onnx/graph.ts';
 import { Tensor } from '../../src/onnx/tensor.ts';
 import { fold } from '../../src/passes/fold.ts';
 import { feedsFor, fixtures, lengthsOf, modelOf, run } from './models.ts';
@@ -70,6 +72,61 @@ describe('fold', () => {
     fold(modelOf(graph));
     expect(graph.nodes.map((node) => node.op)).toEqual(['Div']);
     expect(graph.nodes[0]!.inputs[1]!.initializer!.toNumbers()).toEqual([Math.fround(Math.sqrt(24))]);
+  });
+
+  const size = (make: Builder, x: Value) => make.op('Size', [x]);
+  const cast = (make: Builder, x: Value, to: DType) =>
+    make.op('Cast', [x], { attributes: { to: codeOf(to) } });
+  const int64 = (value: bigint) => new Tensor('int64', [1], new Uint8Array(BigInt64Array.of(value).buffer));
+  /** Values that the runtime computes in other ways than JavaScript, from x [3]. */
+  const corners: Record<string, (make: Builder, x: Value) => Value> = {
+    'integers that wrap around in a cast': (make, x) =>
+      make.op('Equal', [cast(make, make.op('Neg', [size(make, x)]), 'uint8'), make.scalar(253, 'uint8')]),
+    'integers that wrap around in a sum': (make, x) => {
+      const sum = make.op('Add', [cast(make, size(make, x), 'int32'), make.scalar(2 ** 31 - 2, 'int32')]);
+      return make.op('Less', [sum, make.scalar(0, 'int32')]);
+    },
+    'a range of fractions, which adds up rounding errors': (make) =>
+      make.op('Range', [make.scalar(0), make.scalar(30), make.scalar(0.1)]),
+    'unsigned 64-bit integers': (make, x) => cast(make, cast(make, size(make, x), 'uint64'), 'float32'),
+    'integers between the floats': (make, x) => {
+      const large = make.constant('large', int64(2n ** 53n + 1n));
+      return make.op('Concat', [large, make.op('Shape', [x])], { attributes: { axis: 0 } });
+    },
+    'two integers that are one float': (make, x) => {
+      const [a, b] = [1n, 0n].map((rest) => {
+        const large = make.constant('large', int64(2n ** 53n + rest));
+        return make.op('Concat', [large, make.op('Shape', [x])], { attributes: { axis: 0 } });
+      });
+      return make.op('Sub', [a!, b!]);
+    },
+    'negative integers under Div and Mod': (make, x) => {
+      const five = make.op('Sub', [make.int(-2), size(make, x)]);
+      return make.op('Sub', [make.op('Div', [five, make.int(3)]), make.op('Mod', [five, make.int(3)])]);
+    },
+    'halves, which round to even': (make) =>
+      make.op('Round', [make.constant('halves', Tensor.float32([0.5, 1.5, 2.5, -0.5, -1.5, -2.5]))]),
+    'the largest integer as the end of a slice': (make, x) =>
+      make.op('Slice', [
+        x,
+        make.ints([1]),
+        make.op('Identity', [make.constant('end', int64(2n ** 63n - 1n))]),
+      ]),
+  };
+  it.each(Object.entries(corners))('keeps the bits of %s', async (_, write) => {
+    const graph = new Graph();
+    const x = graph.input('x', 'float32', [3]);
+    const make = new Builder(graph, 't');
+    const result = make.op('Identity', [write(make, x)]);
+    graph.outputs = [result, make.op('Neg', [x])];
+    const before = cloneModel(modelOf(graph));
+    fold(modelOf(graph));
+    const feeds = feedsFor(graph.inputs, {});
+    const [expected, actual] = [
+      await run(before, feeds, 'disabled'),
+      await run(modelOf(graph), feeds, 'disabled'),
+    ];
+    expect(actual[result.name]!.data).toEqual(expected[result.name]!.data);
   });
 
   it('drops dropout, no-op casts and full slices', () => {

@@ -66,6 +66,16 @@ describe('fuseGelu', () => {
     expect(largest(before.y!, after.y!)).toBeLessThan(4e-6);
   });
 
+  it('leaves a graph that cannot have the operator set which knows Gelu', () => {
+    const model = activation((make, x) => {
+      const y = forms.gelu_new!(make, x);
+      const image = make.op('Reshape', [y, make.ints([1, 1, 3, 3])]);
+      return make.op('Resize', [image, null, null, make.ints([1, 1, 3, 3])]);
+    });
+    expect(fuseGelu(model)).toBe(0);
+    expect(model.opsets.get('')).toBe(17);
+  });
+
   it('leaves what only looks like it', () => {
     const other: Record<string, (make: Builder, x: Value) => Value> = {
       'another slope': (make, x) => {

@@ -43,4 +43,19 @@ describe('raiseOpset', () => {
       expect.objectContaining({ code: 'MODEL_OPSET', message: expect.stringMatching(/Resize/) }),
     );
   });
+
+  it('refuses them where they changed on the way, not where that lies behind', () => {
+    const graph = new Graph();
+    const x = graph.input('x', 'float32', [1, 4, 8]);
+    const make = new Builder(graph, 'm');
+    const [scale, bias] = ['scale', 'bias'].map((name) => graph.input(name, 'float32', [2]));
+    graph.outputs = [make.op('GroupNormalization', [x, scale!, bias!], { attributes: { num_groups: 2 } })];
+    const model = modelOf(graph, 18);
+    raiseOpset(model, 20);
+    expect(model.opsets.get('')).toBe(20);
+    expect(() => raiseOpset(model, 21)).toThrowError(expect.objectContaining({ code: 'MODEL_OPSET' }));
+    expect(model.opsets.get('')).toBe(20);
+    model.opsets.set('', 21);
+    raiseOpset(model, 21);
+  });
 });

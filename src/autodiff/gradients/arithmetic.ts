@@ -33,8 +33,8 @@ export const Neg: Gradient = ({ dy, e }) => [() => e.neg(dy)];
 export const Sum: Gradient = ({ x, dy, e }) => x.map((operand) => () => e.sumTo(dy, operand!));
 
 /**
- * y = a^b, broadcast. da = dy b a^(b-1), in a cheap form for the constant exponents that models use. db = dy y log a,
- * and 0 where a = 0 and b >= 0, as PyTorch has it.
+ * y = a^b, broadcast. da = dy b a^(b-1), and 0 where b = 0, in a cheap form for the constant exponents that models
+ * use. db = dy y log a, and 0 where a = 0 and b >= 0. Both as PyTorch has it.
  */
 export const Pow: Gradient = ({ x: [a, b], y, dy, e }) => {
   const exponent = constantOf(b);
@@ -43,10 +43,8 @@ export const Pow: Gradient = ({ x: [a, b], y, dy, e }) => {
     () => {
       if (exponent?.length !== 1) {
         const power = e.cast(b!, dtype);
-        return e.sumTo(
-          e.mul(e.mul(dy, power), e.op('Pow', [a!, e.sub(power, 1)], {}, { shape: y.shape })),
-          a!,
-        );
+        const slope = e.mul(e.mul(dy, power), e.op('Pow', [a!, e.sub(power, 1)], {}, { shape: y.shape }));
+        return e.sumTo(e.where(e.compare('Equal', power, 0), 0, slope), a!);
       }
       const n = exponent[0]!;
       // A one-element exponent of rank 1 may still raise the rank of a scalar: hence sumTo.

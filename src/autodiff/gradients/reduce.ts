@@ -4,21 +4,18 @@ import type { Gradient, GradientContext } from '../rule.ts';
 
 /** How a reduction node reduces. */
 interface Reduced {
-  /** Constant axes; null: all of them. */
+  /** Constant axes; null: all of them; none where only what is done to each element is left (noop_with_empty_axes). */
   readonly axes: readonly number[] | null;
   /** Puts an output-shaped value beside the input: reduced axes become 1 if the node dropped them. */
   beside(value: Value): Value;
 }
 
-/**
- * Axes come as an attribute or as an input, by operator and opset. Refuses axes that are not constant; null when
- * the node reduces nothing (noop_with_empty_axes).
- */
-function reduced({ node, x: [, axesInput], e, refuse }: GradientContext): Reduced | null {
+/** Axes come as an attribute or as an input, by operator and opset. Refuses axes that are not constant. */
+function reduced({ node, x: [, axesInput], e, refuse }: GradientContext): Reduced {
   const given = axesInput ? constantOf(axesInput) : node.ints('axes');
   if (axesInput && !given) return refuse('its axes are not constant');
-  const axes = given && given.length > 0 ? given : null;
-  if (!axes && node.int('noop_with_empty_axes', 0) === 1) return null;
+  const none = node.int('noop_with_empty_axes', 0) === 1 ? [] : null;
+  const axes = given && given.length > 0 ? given : none;
   const kept = node.int('keepdims', 1) === 1;
   const beside = (value: Value) => {
     // A scalar broadcasts against any rank as it is.
@@ -32,7 +29,6 @@ function reduction(slope: (context: GradientContext, dy: Value, y: Value, how: R
   return (context) => [
     () => {
       const how = reduced(context);
-      if (!how) return context.dy;
       return slope(context, how.beside(context.dy), how.beside(context.y), how);
     },
   ];

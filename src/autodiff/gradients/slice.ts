@@ -41,7 +41,9 @@ export const Slice: Gradient = ({ x: [x, starts, ends, axesInput, stepsInput], d
 function pick(e: Emitter, vector: Value, i: number): Value {
   const constant = constantOf(vector);
   if (constant) return e.builder.ints([constant[i]!]);
-  return e.op('Gather', [vector, e.builder.ints([i])], { axis: 0 }, { dtype: 'int64', shape: [1] });
+  const element = e.op('Gather', [vector, e.builder.ints([i])], { axis: 0 }, { shape: [1] });
+  // The other operands of the slices that read it are int64, and operands must agree.
+  return vector.dtype === 'int32' ? e.cast(element, 'int64') : Object.assign(element, { dtype: 'int64' });
 }
 
 /** A value with one zero appended along an axis. */

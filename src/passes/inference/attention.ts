@@ -30,8 +30,7 @@ const groupQuery: Rule = (node) => {
 const multiHead: Rule = (node) => {
   const dtype = dtypeAt(node, 0);
   const [query, key, value] = [0, 1, 2].map((i) => shapeAt(node, i));
-  if (query?.length !== 3 || !key || !value)
-    return node.outputs.map((_, i) => ({ dtype, shape: i === 0 && query ? null : null }));
+  if (query?.length !== 3 || !key || !value) return node.outputs.map(() => ({ dtype, shape: null }));
   const heads = node.int('num_heads', 0);
   const crossed = key.length === 4;
   const width = crossed ? multiply(value[3]!, heads) : value[2]!;

@@ -93,10 +93,12 @@ function cast(node: Node, scope: Scope, target: DType | null) {
   );
 }
 
+/** To the nearest, halves to even; what rounds to 0 from below is -0. */
 const round = (x: number) => {
   const floor = Math.floor(x);
   const rest = x - floor;
-  return rest > 0.5 || (rest === 0.5 && floor % 2 !== 0) ? floor + 1 : floor;
+  const nearest = rest > 0.5 || (rest === 0.5 && floor % 2 !== 0) ? floor + 1 : floor;
+  return nearest === 0 && x < 0 ? -0 : nearest;
 };
 
 const activations = Object.fromEntries(

@@ -84,7 +84,9 @@ function range(node: Node, scope: Scope): Inferred {
   const [start, limit, step] = [0, 1, 2].map((i) => scope.items(node.inputs[i])?.[0] ?? null) as Dim[];
   if (typeof start === 'number' && typeof limit === 'number' && typeof step === 'number') {
     const length = Math.max(0, Math.ceil((limit - start) / step));
-    if (length > itemLimit) return { dtype, shape: [length] };
+    // Runtimes add the step up: fractions come out otherwise than by multiplication.
+    const exact = Number.isInteger(start) && Number.isInteger(step);
+    if (length > itemLimit || !exact) return { dtype, shape: [length] };
     return { dtype, shape: [length], items: Array.from({ length }, (_, i) => start + i * step) };
   }
   const length = subtract(limit!, start!);

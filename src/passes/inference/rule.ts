@@ -105,19 +105,33 @@ export function elementwise(
   };
 }
 
+/** Whether a number is one of an integer type, exactly; where it is not, arithmetic would wrap around. */
+function isInteger(item: number, dtype: DType): boolean {
+  if (!Number.isSafeInteger(item)) return false;
+  if (dtype === 'bool') return item === 0 || item === 1;
+  const unsigned = dtype.startsWith('uint');
+  const bits = Number(/\d+$/.exec(dtype)?.[0] ?? 64);
+  return item >= (unsigned ? 0 : -(2 ** (bits - 1))) && item < 2 ** (unsigned ? bits : bits - 1);
+}
+
 /** A computed number as the type stores it; null where it would not be exact. */
 export function rounded(item: Dim, dtype: DType | null): Dim {
   if (typeof item !== 'number') return item;
   if (dtype === 'float32') return Math.fround(item);
   if (dtype === 'float64') return item;
   if (dtype === null || isFloat(dtype)) return null;
-  return Number.isSafeInteger(item) ? item : null;
+  return isInteger(item, dtype) ? item : null;
 }
 
-/** Elements of a small constant. */
-export function tensorItems(tensor: Tensor): readonly number[] | undefined {
+/** The ends of int64, which say "to the end" in slices: of all integers between the floats they alone are followed. */
+const ends: readonly number[] = [-(2 ** 63), 2 ** 63];
+
+/** Elements of a small constant; null for integers that a number only comes near to. */
+export function tensorItems(tensor: Tensor): readonly Dim[] | undefined {
   if (tensor.size > itemLimit || /^(string|complex|float8)/.test(tensor.dtype)) return undefined;
-  return tensor.toNumbers();
+  const items = tensor.toNumbers();
+  if (!/^u?int64$/.test(tensor.dtype)) return items;
+  return items.map((item) => (Number.isSafeInteger(item) || ends.includes(item) ? item : null));
 }
 
 /** dtype and shape of the first input, once per output. */
