@@ -74,7 +74,8 @@ function build(row: Case, known: Knowledge, float: Float) {
     const value = graph.input(name, dtype, []);
     value.shape = shapeOf(input.dims);
     // Shape vectors have a known length even where nothing else is known, as in exported files.
-    if (input.dtype?.startsWith('int') && input.dims.length === 1 && row.op !== 'Gather') value.shape = input.dims;
+    if (input.dtype?.startsWith('int') && input.dims.length === 1 && row.op !== 'Gather')
+      value.shape = input.dims;
     feeds[name] = { dims: input.dims, values: input.values, ...(dtype === float ? {} : { dtype }) };
     if (input.gradient) wrt.push({ value, name, expected: input.gradient, dims: input.dims });
     return value;
@@ -149,7 +150,14 @@ function under(opset: number, excluded: (row: Case) => boolean): Case[] {
     .filter((row) => row.opset === 17 && !excluded(row))
     .map((row) => ({ ...row, name: `${row.name}, opset ${opset}`, opset, only: 'names' as const }));
 }
-const newSince13 = new Set(['CastLike', 'CumSum', 'LayerNormalization', 'Trilu', 'GatherElements', 'GatherND']);
+const newSince13 = new Set([
+  'CastLike',
+  'CumSum',
+  'LayerNormalization',
+  'Trilu',
+  'GatherElements',
+  'GatherND',
+]);
 const oldest = under(13, ({ op, attributes, name }) => {
   // A Reshape to a length of 0 came with 14.
   const reshapesToNothing = 'allowzero' in attributes || name === 'flatten, no columns';
