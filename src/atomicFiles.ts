@@ -7,6 +7,7 @@ import {
   readdirSync,
   renameSync,
   rmSync,
+  statSync,
   writeSync,
 } from 'node:fs';
 import { basename, dirname, join } from 'node:path';
@@ -80,6 +81,26 @@ export function replaceFolder(folder: string, fill: (partial: string) => void): 
   } catch (cause) {
     rmSync(partial, { recursive: true, force: true });
     throw cause instanceof AloraError ? cause : cannotWrite(folder, cause);
+  }
+}
+
+/**
+ * Fills a folder that is not there yet, or empty; an error leaves it as it was. Errors: OUTPUT_EXISTS (storage), and
+ * those of `fill`.
+ */
+export async function fillNewFolder<T>(folder: string, fill: () => Promise<T>): Promise<T> {
+  const existed = existsSync(folder);
+  if (existed && (!statSync(folder).isDirectory() || readdirSync(folder).length > 0))
+    throw new AloraError('storage', 'OUTPUT_EXISTS', 'The output folder is not empty', {
+      where: folder,
+      fix: 'Choose another folder with --out.',
+    });
+  try {
+    return await fill();
+  } catch (error) {
+    rmSync(folder, { recursive: true, force: true });
+    if (existed) mkdirSync(folder);
+    throw error;
   }
 }
 

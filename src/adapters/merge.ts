@@ -4,6 +4,7 @@ import { writeJson } from '../atomicFiles.ts';
 import { AloraError } from '../errors.ts';
 import { decodeModel } from '../onnx/decode.ts';
 import { writeModel } from '../onnx/encode.ts';
+import { readModelJson } from './jsonFile.ts';
 import { branchesOf } from './mergeBranch.ts';
 import { patchesOf, uniquePatches } from './mergePlan.ts';
 import { requantisedOf } from './mergeRequantise.ts';
@@ -77,7 +78,7 @@ export function mergeAdapter(
   refuseOutput(root, out);
   const onnx = files.filter((file) => file.endsWith('.onnx'));
   const chosen = options.files ? options.files.map((file) => chosenFile(root, onnx, file)) : onnx;
-  const config = configOf(root);
+  const config = readModelJson(root);
   const quantised = options.requantise ? requantisedOf : branchesOf;
   const branched = chosen.flatMap((file) => quantised(root, file, config, adapter) ?? []);
   const changed = branched.map(({ file, modules }) => ({ file, modules }));
@@ -208,21 +209,6 @@ function chosenFile(root: string, onnx: readonly string[], file: string): string
     got: file,
     allowed: onnx,
   });
-}
-
-function configOf(root: string): ModelConfig {
-  const path = join(root, 'config.json');
-  if (!existsSync(path)) return {};
-  try {
-    return JSON.parse(readFileSync(path, 'utf8')) as ModelConfig;
-  } catch (cause) {
-    throw new AloraError('model', 'MODEL_CONFIG_BROKEN', 'config.json of the model is not valid JSON', {
-      where: path,
-      got: cause instanceof Error ? cause.message : String(cause),
-      fix: 'Download the model again.',
-      cause,
-    });
-  }
 }
 
 function refuseOutput(root: string, out: string): void {

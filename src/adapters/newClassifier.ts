@@ -1,9 +1,8 @@
-import { existsSync, readFileSync } from 'node:fs';
-import { join } from 'node:path';
 import { Builder } from '../onnx/builder.ts';
 import type { Model, Value } from '../onnx/graph.ts';
 import { Tensor } from '../onnx/tensor.ts';
 import { encoderOutputs, type Pooling, pool } from '../passes/pooling.ts';
+import { readAdapterJson } from './jsonFile.ts';
 import type { ModelConfig } from './module.ts';
 import type { PeftAdapter } from './peft.ts';
 import { hasHead } from './targets.ts';
@@ -19,8 +18,7 @@ export interface ClassifierNotes {
 }
 
 export function readClassifierNotes(folder: string): ClassifierNotes | undefined {
-  const path = join(folder, classifierFile);
-  return existsSync(path) ? (JSON.parse(readFileSync(path, 'utf8')) as ClassifierNotes) : undefined;
+  return readAdapterJson(folder, classifierFile) as ClassifierNotes | undefined;
 }
 
 /** A linear layer that an adapter saves in full and no file of the model has. */

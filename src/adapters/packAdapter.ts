@@ -1,6 +1,5 @@
-import { existsSync, readFileSync } from 'node:fs';
-import { join } from 'node:path';
 import { AloraError } from '../errors.ts';
+import { readAdapterJson } from './jsonFile.ts';
 import type { LinearModule, ModelConfig } from './module.ts';
 import { fusedNames, outputsOf, type Packing, packingOf } from './packing.ts';
 import type { LowRankWeights, PeftAdapter } from './peft.ts';
@@ -149,8 +148,7 @@ export function rankCounts(
 
 /** What was written beside an adapter; undefined where nothing was. */
 export function readRankCounts(folder: string): RankCounts | undefined {
-  const path = join(folder, splitFile);
-  return existsSync(path) ? (JSON.parse(readFileSync(path, 'utf8')) as RankCounts) : undefined;
+  return readAdapterJson(folder, splitFile) as RankCounts | undefined;
 }
 
 /**

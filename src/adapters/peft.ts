@@ -1,8 +1,9 @@
-import { existsSync, readFileSync } from 'node:fs';
+import { existsSync } from 'node:fs';
 import { join } from 'node:path';
 import { recoverFolder } from '../atomicFiles.ts';
 import { AloraError } from '../errors.ts';
 import type { Tensor } from '../onnx/tensor.ts';
+import { damagedAdapter, readAdapterJson } from './jsonFile.ts';
 import { type ClassifierNotes, readClassifierNotes } from './newClassifier.ts';
 import { readSafetensors } from './safetensors.ts';
 
@@ -71,7 +72,7 @@ export function readPeft(folder: string): LoadedPeftAdapter {
   );
   const modules = new Map<string, LowRankWeights>();
   for (const [name, parts] of factors) modules.set(name, moduleOf(folder, config, name, parts));
-  if (modules.size === 0) throw damaged(path, 'no lora_A and lora_B tensors');
+  if (modules.size === 0) throw damagedAdapter(path, 'no lora_A and lora_B tensors');
   const text = (value: unknown) => (typeof value === 'string' ? value : null);
   return {
     modules,
@@ -86,31 +87,14 @@ export function readPeft(folder: string): LoadedPeftAdapter {
   };
 }
 
-function damaged(where: string, got: string, cause?: unknown): AloraError {
-  return new AloraError('model', 'MODEL_ADAPTER_DAMAGED', 'The adapter is damaged', {
-    where,
-    got,
-    fix: 'Copy or save it again: adapter_config.json and the tensors must come from one save.',
-    ...(cause === undefined ? {} : { cause }),
-  });
-}
-
 function readConfig(folder: string): Record<string, unknown> {
-  const path = join(folder, configFile);
-  if (!existsSync(path))
-    throw new AloraError('model', 'MODEL_ADAPTER_NOT_FOUND', 'There is no PEFT adapter at this path', {
-      where: folder,
-      allowed: `a folder with ${configFile} and ${weightsFile}`,
-      fix: 'Give the folder itself, for example runs/my-run/adapter.',
-    });
-  let config: unknown;
-  try {
-    config = JSON.parse(readFileSync(path, 'utf8'));
-  } catch (cause) {
-    throw damaged(path, 'a file that is not JSON', cause);
-  }
-  if (typeof config !== 'object' || config === null) throw damaged(path, 'no JSON object');
-  return config as Record<string, unknown>;
+  const config = readAdapterJson(folder, configFile);
+  if (config) return config;
+  throw new AloraError('model', 'MODEL_ADAPTER_NOT_FOUND', 'There is no PEFT adapter at this path', {
+    where: folder,
+    allowed: `a folder with ${configFile} and ${weightsFile}`,
+    fix: 'Give the folder itself, for example runs/my-run/adapter.',
+  });
 }
 
 /** Settings that change what the adapter computes, and the values with which they do nothing. */
@@ -220,16 +204,18 @@ function moduleOf(
 ): LowRankWeights {
   const where = `${join(folder, weightsFile)}, module ${name}`;
   const adaptive = config.peft_type === 'ADALORA';
-  if (!A || !B || (adaptive && !E)) throw damaged(where, `no lora_${A ? (B ? 'E' : 'B') : 'A'} tensor`);
+  if (!A || !B || (adaptive && !E))
+    throw damagedAdapter(where, `no lora_${A ? (B ? 'E' : 'B') : 'A'} tensor`);
   const [rank = -1, width = 0] = A.dims;
   const [out = 0, columns = -2] = B.dims;
   if (A.dims.length !== 2 || B.dims.length !== 2 || rank !== columns || (E && E.size !== rank))
-    throw damaged(where, `lora_A of shape [${A.dims}] with lora_B of shape [${B.dims}]`);
+    throw damagedAdapter(where, `lora_A of shape [${A.dims}] with lora_B of shape [${B.dims}]`);
   const expected = adaptive ? prunedRank(where, config, name) : plainRank(where, config, name);
-  if (rank !== expected) throw damaged(where, `rank ${rank} in the tensors, ${expected} in ${configFile}`);
+  if (rank !== expected)
+    throw damagedAdapter(where, `rank ${rank} in the tensors, ${expected} in ${configFile}`);
   const values = { A: A.toFloat32(), B: transposed(B), gate: E ? E.toFloat32() : ones(rank) };
   for (const [part, numbers] of Object.entries(values))
-    if (!numbers.every(Number.isFinite)) throw damaged(where, `NaN or infinite values in ${part}`);
+    if (!numbers.every(Number.isFinite)) throw damagedAdapter(where, `NaN or infinite values in ${part}`);
   return { rank, in: width, out, scale: scaleOf(where, config, name, rank), ...values };
 }
 
@@ -246,7 +232,8 @@ function transposed(tensor: Tensor): Float32Array {
 
 function number(where: string, config: Readonly<Record<string, unknown>>, key: string, or: number): number {
   const value = config[key] ?? or;
-  if (typeof value !== 'number' || !Number.isFinite(value)) throw damaged(where, `${key}: ${String(value)}`);
+  if (typeof value !== 'number' || !Number.isFinite(value))
+    throw damagedAdapter(where, `${key}: ${String(value)}`);
   return value;
 }
 
@@ -257,11 +244,11 @@ function patternValue(where: string, pattern: unknown, name: string): number | u
     try {
       matched = new RegExp(`^(?:.*\\.)?(?:${key})$`).test(name);
     } catch (cause) {
-      throw damaged(where, `the pattern '${key}'`, cause);
+      throw damagedAdapter(where, `the pattern '${key}'`, cause);
     }
     if (!matched) continue;
     if (typeof value !== 'number' || !Number.isFinite(value))
-      throw damaged(where, `${key}: ${String(value)}`);
+      throw damagedAdapter(where, `${key}: ${String(value)}`);
     return value;
   }
   return undefined;
@@ -278,7 +265,7 @@ function prunedRank(where: string, config: Readonly<Record<string, unknown>>, na
   const pattern = config.rank_pattern as Readonly<Record<string, unknown>>;
   const kept = pattern[`${name}.lora_E`] ?? pattern[`${name}.lora_E.default`];
   if (!Array.isArray(kept) || kept.length !== initial)
-    throw damaged(where, 'a rank_pattern without the module');
+    throw damagedAdapter(where, 'a rank_pattern without the module');
   return kept.filter(Boolean).length;
 }
 

@@ -1,9 +1,8 @@
-import { existsSync, mkdirSync, readdirSync } from 'node:fs';
+import { mkdirSync, readdirSync } from 'node:fs';
 import { basename, join } from 'node:path';
 import { readPeft } from '../adapters/peft.ts';
 import { writeSafetensors } from '../adapters/safetensors.ts';
-import { writeFileAtomic } from '../atomicFiles.ts';
-import { AloraError } from '../errors.ts';
+import { fillNewFolder, writeFileAtomic } from '../atomicFiles.ts';
 import { readModel } from '../onnx/decode.ts';
 import type { Value } from '../onnx/graph.ts';
 import { Tensor } from '../onnx/tensor.ts';
@@ -26,23 +25,21 @@ export interface ExportServingOptions {
  * Writes the adapter-ready inference graph as plain ONNX with a manifest, and adapters as files of its inputs: any
  * ONNX Runtime, in any language, serves one base with many adapters by feeding other tensors.
  */
-export async function exportServing({
+export async function exportServing(options: ExportServingOptions): Promise<ExportResult> {
+  return fillNewFolder(options.out, () => writeServing(options));
+}
+
+async function writeServing({
   model: source,
   out,
   adapters = [],
 }: ExportServingOptions): Promise<ExportResult> {
-  if (existsSync(out) && readdirSync(out).length > 0)
-    throw new AloraError('storage', 'OUTPUT_EXISTS', 'The output folder is not empty', {
-      where: out,
-      fix: 'Choose another folder with --out.',
-    });
   const directory = findModel(await localModel(source.path, source.file), {
     file: source.file,
     purpose: 'generation',
   });
   const model = readModel(directory.file);
   const sites = makeAdapterReady([model], directory.config, source.targets);
-  // Refusals come before anything is written.
   const fitted = adapters.map((folder) => ({
     folder,
     adapter: fitAdapter(readPeft(folder), sites, directory.config),

@@ -40,6 +40,8 @@ export async function localModel(path: string, file?: string): Promise<string> {
   const wanted = files.filter(
     (name) => companions.test(name) || name === onnx || name.startsWith(`${onnx}_data`),
   );
+  // The ONNX file comes last: where it is, the others are.
+  wanted.sort((a, b) => Number(a === onnx) - Number(b === onnx));
   for (const name of wanted) await download(path, name, join(folder, name));
   if (file === undefined) await download(path, 'config.json', join(folder, '.complete'));
   return folder;

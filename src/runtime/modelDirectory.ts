@@ -1,5 +1,6 @@
-import { existsSync, readdirSync, readFileSync, statSync } from 'node:fs';
+import { existsSync, readdirSync, statSync } from 'node:fs';
 import { basename, dirname, join, relative, resolve } from 'node:path';
+import { readModelJson } from '../adapters/jsonFile.ts';
 import type { ModelConfig } from '../adapters/module.ts';
 import { AloraError, nearest } from '../errors.ts';
 
@@ -25,7 +26,7 @@ const preferredForGeneration = suffixes.flatMap((suffix) =>
 /**
  * Finds the ONNX file of a model: `path` is a directory (config.json, tokenizer files, onnx/*.onnx) or an
  * .onnx file within one; `file` is relative to the directory.
- * Errors: MODEL_NOT_FOUND, MODEL_FILE_NOT_FOUND with what the directory holds.
+ * Errors: MODEL_NOT_FOUND, MODEL_FILE_NOT_FOUND with what the directory holds, MODEL_CONFIG_BROKEN.
  */
 export function findModel(
   path: string,
@@ -46,7 +47,7 @@ export function findModel(
         fix: 'Export it to ONNX first, for example: optimum-cli export onnx --model <id> <dir>.',
       });
     const folder = basename(dirname(root)) === 'onnx' ? dirname(dirname(root)) : dirname(root);
-    return { folder, file: root, config: readConfig(folder) };
+    return { folder, file: root, config: readModelJson(folder) };
   }
   const files = ['onnx', '.'].flatMap((sub) => {
     const folder = join(root, sub);
@@ -68,7 +69,7 @@ export function findModel(
         didYouMean: nearest(options.file, names),
         fix: 'Name a file of the directory, or leave model.file out.',
       });
-    return { folder: root, file, config: readConfig(root) };
+    return { folder: root, file, config: readModelJson(root) };
   }
   const order = options.purpose === 'generation' ? preferredForGeneration : preferredFiles;
   const best = order.flatMap((name) => files.filter((file) => basename(file) === name))[0] ?? files[0];
@@ -78,26 +79,9 @@ export function findModel(
       allowed: `one of ${preferredFiles.slice(0, 4).join(', ')}, in the directory or in its folder onnx/`,
       fix: 'Export the model to ONNX, or point model.path at the directory that holds the files.',
     });
-  return { folder: root, file: best, config: readConfig(root) };
+  return { folder: root, file: best, config: readModelJson(root) };
 }
 
-/** generation_config.json; {} where there is none. */
-export function generationConfig(folder: string): ModelConfig {
-  const path = join(folder, 'generation_config.json');
-  return existsSync(path) ? (JSON.parse(readFileSync(path, 'utf8')) as ModelConfig) : {};
-}
-
-function readConfig(folder: string): ModelConfig {
-  const path = join(folder, 'config.json');
-  if (!existsSync(path)) return {};
-  try {
-    return JSON.parse(readFileSync(path, 'utf8')) as ModelConfig;
-  } catch (cause) {
-    throw new AloraError('model', 'MODEL_CONFIG_BROKEN', 'config.json of the model is not valid JSON', {
-      where: path,
-      got: cause instanceof Error ? cause.message : String(cause),
-      fix: 'Download the model again.',
-      cause,
-    });
-  }
-}
+/** generation_config.json; {} where there is none. Errors: MODEL_CONFIG_BROKEN. */
+export const generationConfig = (folder: string): ModelConfig =>
+  readModelJson(folder, 'generation_config.json');

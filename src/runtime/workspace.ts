@@ -1,5 +1,5 @@
-import { mkdtempSync, rmSync } from 'node:fs';
-import { tmpdir } from 'node:os';
+import { mkdtempSync, readdirSync, rmSync } from 'node:fs';
+import { hostname, tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { writeModel, writeTensors } from '../onnx/encode.ts';
 import type { Graph, Model } from '../onnx/graph.ts';
@@ -26,17 +26,52 @@ export interface Workspace {
   close(): void;
 }
 
+/** Temporary folders of this process, which go with it. */
+const temporary = new Set<string>();
+
+function removeTemporary(): void {
+  for (const folder of temporary) rmSync(folder, { recursive: true, force: true });
+  temporary.clear();
+}
+
+/** Names say whose a folder is: a process that is killed cannot remove its own. */
+const namePrefix = `onnx-alora-${hostname()}-`;
+
+function isAlive(pid: number): boolean {
+  try {
+    process.kill(pid, 0);
+    return true;
+  } catch (cause) {
+    return (cause as NodeJS.ErrnoException).code !== 'ESRCH';
+  }
+}
+
+/** Removes what killed processes of this machine left: as many bytes as their models. */
+function removeAbandoned(): void {
+  for (const name of readdirSync(tmpdir())) {
+    const pid = name.startsWith(namePrefix) ? Number(name.slice(namePrefix.length).split('-')[0]) : 0;
+    if (pid > 0 && !isAlive(pid)) rmSync(join(tmpdir(), name), { recursive: true, force: true });
+  }
+}
+
+let begun = false;
+function temporaryFolder(): string {
+  if (!begun) {
+    begun = true;
+    process.once('exit', removeTemporary);
+    removeAbandoned();
+  }
+  const folder = mkdtempSync(join(tmpdir(), `${namePrefix}${process.pid}-`));
+  temporary.add(folder);
+  return folder;
+}
+
 /** Without `folder`, a temporary one that goes when the workspace is closed or the process ends. */
 export function openWorkspace(options: { readonly folder?: string } = {}): Workspace {
-  const folder = options.folder ?? mkdtempSync(join(tmpdir(), 'onnx-alora-'));
+  const folder = options.folder ?? temporaryFolder();
   // A temporary folder is gone with the process: nothing in it needs to be flushed to the disk.
   const kept = { flush: options.folder !== undefined };
   let files = 0;
-  const close = () => {
-    process.removeListener('exit', close);
-    if (options.folder === undefined) rmSync(folder, { recursive: true, force: true });
-  };
-  process.once('exit', close);
   const store = (tensors: readonly Tensor[]) =>
     writeTensors(tensors, join(folder, `weights-${files++}.bin`), kept);
   return {
@@ -56,6 +91,8 @@ export function openWorkspace(options: { readonly folder?: string } = {}): Works
       writeModel(model, path, kept);
       return path;
     },
-    close,
+    close() {
+      if (temporary.delete(folder)) rmSync(folder, { recursive: true, force: true });
+    },
   };
 }

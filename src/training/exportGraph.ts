@@ -1,8 +1,7 @@
-import { existsSync, readdirSync } from 'node:fs';
+import { readdirSync } from 'node:fs';
 import { join } from 'node:path';
-import { writeFileAtomic } from '../atomicFiles.ts';
+import { fillNewFolder, writeFileAtomic } from '../atomicFiles.ts';
 import type { RunConfig } from '../config/schema.ts';
-import { AloraError } from '../errors.ts';
 import type { Model, Value } from '../onnx/graph.ts';
 import { lower } from '../passes/lower.ts';
 import {
@@ -40,18 +39,21 @@ const meanings: Readonly<Record<string, string>> = {
 /**
  * Writes the graphs of a run as plain ONNX files with a manifest: the training step and gate gradients in operators
  * of ai.onnx, evaluation with the fused operators of the model's file, one shared weight file, and the initial
- * adapter in PEFT format.
+ * adapter in PEFT format. Errors: those of planning a run, OUTPUT_EXISTS.
  */
 export async function exportRunGraph(
   config: RunConfig,
   strategies: StrategyRegistry,
   out: string,
 ): Promise<ExportResult> {
-  if (existsSync(out) && readdirSync(out).length > 0)
-    throw new AloraError('storage', 'OUTPUT_EXISTS', 'The output folder is not empty', {
-      where: out,
-      fix: 'Choose another folder with --out.',
-    });
+  return fillNewFolder(out, () => writeGraphs(config, strategies, out));
+}
+
+async function writeGraphs(
+  config: RunConfig,
+  strategies: StrategyRegistry,
+  out: string,
+): Promise<ExportResult> {
   const workspace = openWorkspace({ folder: out });
   const run = await prepareRun(config, strategies, workspace);
   try {

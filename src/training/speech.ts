@@ -1,5 +1,6 @@
-import { existsSync, readFileSync } from 'node:fs';
+import { existsSync } from 'node:fs';
 import { join } from 'node:path';
+import { readModelJson } from '../adapters/jsonFile.ts';
 import { AloraError } from '../errors.ts';
 import type { Backbone } from '../runtime/backbone.ts';
 import { logMel } from '../tasks/logMel.ts';
@@ -11,10 +12,10 @@ const file = 'preprocessor_config.json';
 export const hears = ({ model }: Pick<Backbone, 'model'>): boolean =>
   model.graph.findInput('input_features') !== undefined;
 
-/** How a model wants sound, from preprocessor_config.json. Errors: MODEL_PREPROCESSOR (model). */
+/** How a model wants sound, from preprocessor_config.json. Errors: MODEL_PREPROCESSOR, MODEL_CONFIG_BROKEN (model). */
 export function speechOf(folder: string, { seq2seq }: Pick<Backbone, 'seq2seq'>): Speech {
   const path = join(folder, file);
-  const config = existsSync(path) ? (JSON.parse(readFileSync(path, 'utf8')) as Record<string, unknown>) : {};
+  const config = readModelJson(folder, file);
   const number = (key: string, otherwise: number) =>
     typeof config[key] === 'number' ? (config[key] as number) : otherwise;
   const kind = config.feature_extractor_type;

@@ -48,6 +48,11 @@ const damage: [string, (folder: string) => void, string][] = [
     (f) => writeFileSync(join(f, 'adapter_config.json'), '{'),
     'MODEL_ADAPTER_DAMAGED',
   ],
+  [
+    'notes beside it that are not JSON',
+    (f) => writeFileSync(join(f, 'classifier.json'), '{'),
+    'MODEL_ADAPTER_DAMAGED',
+  ],
   ['weights cut short', (f) => cut(f, 0.7), 'MODEL_SAFETENSORS'],
   ['a cut header', (f) => cut(f, 0.01), 'MODEL_SAFETENSORS'],
   ['an empty file', (f) => cut(f, 0), 'MODEL_SAFETENSORS'],

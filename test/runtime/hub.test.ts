@@ -1,4 +1,4 @@
-import { mkdtempSync, readFileSync, rmSync } from 'node:fs';
+import { existsSync, mkdtempSync, readFileSync, rmSync } from 'node:fs';
 import { createServer, type Server } from 'node:http';
 import type { AddressInfo } from 'node:net';
 import { tmpdir } from 'node:os';
@@ -17,6 +17,8 @@ const files = [
 ];
 let server: Server;
 let requests: string[] = [];
+/** The hub fails when asked for this file. */
+let failing: string | undefined;
 
 /** A hub with one model, the fixture phi3, under the name someone/phi3. */
 beforeAll(async () => {
@@ -26,9 +28,10 @@ beforeAll(async () => {
     if (url === '/api/models/someone/phi3')
       response.end(
         JSON.stringify({
-          siblings: [...files, 'README.md', 'pytorch_model.bin'].map((rfilename) => ({ rfilename })),
+          siblings: [...files, 'README.md', 'pytorch_model.bin'].sort().map((rfilename) => ({ rfilename })),
         }),
       );
+    else if (failing && url.endsWith(failing)) response.writeHead(503).end();
     else if (url.startsWith('/someone/phi3/resolve/main/'))
       response.end(readFileSync(new URL(url.slice('/someone/phi3/resolve/main/'.length), fixture)));
     else response.writeHead(404).end();
@@ -47,6 +50,15 @@ afterAll(() => {
 });
 
 describe('a hub id as model.path', () => {
+  it('is whole after a download that broke off, with a named ONNX file too', async () => {
+    failing = 'tokenizer_config.json';
+    await expect(localModel('someone/phi3', 'onnx/model.onnx')).rejects.toMatchObject({ kind: 'model' });
+    failing = undefined;
+    const folder = await localModel('someone/phi3', 'onnx/model.onnx');
+    for (const file of files) expect(existsSync(join(folder, file)), file).toBe(true);
+    rmSync(folder, { recursive: true });
+  });
+
   it('is downloaded once: configuration, tokenizer, the best ONNX file and its data', async () => {
     const folder = await localModel('someone/phi3');
     for (const file of files)
