@@ -181,6 +181,12 @@ const train = z.strictObject({
     .describe(
       'Prompt of the sample generated before and after; without it, from the first dev row; false: none.',
     ),
+  generated: z
+    .boolean()
+    .default(true)
+    .describe(
+      'Where the task scores generated answers: the best adapter answers the prompts of test after the last step; false: only `eval` does.',
+    ),
 });
 
 const runtime = z.strictObject({

@@ -1,10 +1,9 @@
 import type { RunConfig } from '../config/schema.ts';
 import { AloraError } from '../errors.ts';
-import { findModel, type ModelDirectory } from '../runtime/modelDirectory.ts';
-import { fetchModel, type OpenedModel, poolingOf } from './assemble.ts';
+import { fetchModel, poolingOf } from './assemble.ts';
 import { loadRunData } from './data.ts';
 import { evaluateSplit, evaluationBatches } from './evaluation.ts';
-import { generatedMetrics } from './generatedMetrics.ts';
+import { generatedMetrics, generationFile } from './generatedMetrics.ts';
 import { openAdapted } from './openAdapted.ts';
 import type { SplitResult } from './reporter.ts';
 
@@ -56,7 +55,7 @@ export async function evaluateRun(config: RunConfig, options: EvaluateOptions = 
     const result = await evaluateSplit(runtime, batches, data.task).finally(() => runtime.close());
     const written =
       options.generated !== false && data.task.textMetrics
-        ? await generatedMetrics(examples, data, generationFile(config, opened), opened.workspace, {
+        ? await generatedMetrics(examples, data, generationFile(config, opened.directory), opened.workspace, {
             ...config.runtime,
             adapter: options.adapter,
             batchSize: config.train.batchSize,
@@ -73,10 +72,4 @@ export async function evaluateRun(config: RunConfig, options: EvaluateOptions = 
   } finally {
     opened.workspace.close();
   }
-}
-
-/** The file that text is generated from: the one that the run file names, or the best one with a cache. */
-function generationFile({ model }: RunConfig, { directory }: OpenedModel): ModelDirectory {
-  const named = model.file !== undefined || model.path.endsWith('.onnx');
-  return named ? directory : findModel(directory.folder, { purpose: 'generation' });
 }

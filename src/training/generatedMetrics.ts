@@ -1,4 +1,5 @@
-import type { ModelDirectory } from '../runtime/modelDirectory.ts';
+import type { RunConfig } from '../config/schema.ts';
+import { findModel, type ModelDirectory } from '../runtime/modelDirectory.ts';
 import type { RuntimeOptions } from '../runtime/session.ts';
 import { generateRows } from '../runtime/textGeneration.ts';
 import type { Workspace } from '../runtime/workspace.ts';
@@ -13,6 +14,17 @@ export interface GeneratedOptions extends RuntimeOptions {
   readonly adapter?: string;
   /** Most prompts of equal length that run as one batch. */
   readonly batchSize: number;
+  /** Called between batches; may throw to stop. */
+  readonly breathe?: () => void;
+}
+
+/** The file that text is generated from: the one that the run file names, or the best one with a cache. */
+export function generationFile(
+  { model }: Pick<RunConfig, 'model'>,
+  directory: ModelDirectory,
+): ModelDirectory {
+  const named = model.file !== undefined || model.path.endsWith('.onnx');
+  return named ? directory : findModel(directory.folder, { purpose: 'generation' });
 }
 
 /**
@@ -24,7 +36,7 @@ export async function generatedMetrics(
   { task, tokenizer, contextLength }: Pick<RunData, 'task' | 'tokenizer' | 'contextLength'>,
   directory: ModelDirectory,
   workspace: Workspace,
-  { adapter, batchSize, ...runtime }: GeneratedOptions,
+  { adapter, batchSize, breathe, ...runtime }: GeneratedOptions,
 ): Promise<SplitResult['metrics']> {
   const asked = examples.filter(({ prompt }) => prompt !== undefined);
   const groups = groupByPrompt(asked);
@@ -35,6 +47,9 @@ export async function generatedMetrics(
   const answers: string[] = [];
   try {
     for (const batch of equalLengths(prompts, batchSize)) {
+      // session.run blocks the event loop while it computes: timers and signals get their turn.
+      await new Promise((resolve) => setImmediate(resolve));
+      breathe?.();
       const rows = batch.map((i) => prompts[i]!);
       const written = await generateRows(decoder, rows, {
         maxNewTokens: 2 * longest,

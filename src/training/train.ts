@@ -13,6 +13,7 @@ import { adapterFor, loadFactors, saveRunAdapter } from './adapterFiles.ts';
 import type { StrategyRegistry } from './assemble.ts';
 import { restoreCheckpoint, type TrainingState, writeCheckpoint } from './checkpoint.ts';
 import { evaluateSplit, evaluationBatches } from './evaluation.ts';
+import { generatedMetrics, generationFile } from './generatedMetrics.ts';
 import { ReferenceHost } from './host.ts';
 import { BudgetLedger } from './ledger.ts';
 import { headParameters, type PreparedRun, prepareRun } from './prepareRun.ts';
@@ -142,7 +143,7 @@ class TrainingLoop {
       batchSize: config.train.batchSize,
       nextHeldBack: () => this.nextHeldBack(),
       onAllocation: (report) => this.logAllocation(report),
-      breathe: () => this.stopScoring(),
+      breathe: () => this.stopMidway('ranks were scored'),
     });
   }
 
@@ -379,13 +380,13 @@ class TrainingLoop {
     );
   }
 
-  /** Mid-round there is no state to save: the last checkpoint stands, and resuming scores again. */
-  private stopScoring(): void {
+  /** In the middle of what a checkpoint does not hold, the last one stands, and resuming does that again. */
+  private stopMidway(what: string): void {
     if (!this.options.signal?.aborted) return;
     throw new AloraError(
       'interrupted',
       'INTERRUPTED',
-      `Interrupted while ranks were scored after step ${this.state.step}`,
+      `Interrupted while ${what} after step ${this.state.step}`,
       {
         where: this.folder.path,
         fix: 'Continue with --resume: the run goes on from its last checkpoint.',
@@ -407,6 +408,9 @@ class TrainingLoop {
     if (!this.state.bestDev || !existsSync(folder.file('best'))) this.saveAdapter('best');
     const test = this.testBatches.length > 0 ? await this.testWithBest() : undefined;
     const { state } = this;
+    const seconds = state.seconds + this.elapsed();
+    const peakMemory = process.resourceUsage().maxRSS * 1024;
+    const written = test ? await this.answerTest() : {};
     const result: RunResult = {
       strategy: run.strategy.name,
       seed: run.config.train.seed,
@@ -422,11 +426,13 @@ class TrainingLoop {
       ...(state.firstDev && state.lastDev
         ? { dev: { before: state.firstDev, best: state.bestDev ?? state.lastDev, last: state.lastDev } }
         : {}),
-      ...(test ? { test } : {}),
+      ...(test
+        ? { test: { ...test, best: { ...test.best, metrics: { ...test.best.metrics, ...written } } } }
+        : {}),
       samples: state.samples as SampleEvent[],
-      seconds: state.seconds + this.elapsed(),
+      seconds,
       secondsAllocating: state.secondsAllocating,
-      peakMemory: process.resourceUsage().maxRSS * 1024,
+      peakMemory,
       versions: versions(),
       machine: { cpu: cpus()[0]?.model ?? 'unknown', cores: cpus().length, memory: totalmem() },
       hashes: run.hashes,
@@ -447,5 +453,23 @@ class TrainingLoop {
     loadFactors(adapters, best, adapted.heads);
     const scored = await this.evaluate('test', this.testBatches, runtime.over(adapters));
     return { ...(this.state.firstTest ? { before: this.state.firstTest } : {}), best: scored! };
+  }
+
+  /** The task's metrics of generated answers on test, with the best adapter. What goes wrong costs these alone. */
+  private async answerTest(): Promise<SplitResult['metrics']> {
+    const { config, data, directory, workspace } = this.setup;
+    if (!config.train.generated || !data.task.textMetrics) return {};
+    try {
+      return await generatedMetrics(data.test, data, generationFile(config, directory), workspace, {
+        ...config.runtime,
+        adapter: this.folder.file('best'),
+        batchSize: config.train.batchSize,
+        breathe: () => this.stopMidway('answers were generated'),
+      });
+    } catch (error) {
+      if (!(error instanceof AloraError) || error.kind === 'interrupted') throw error;
+      this.report.onWarning(`no metrics of generated answers: ${error.message}`);
+      return {};
+    }
   }
 }

@@ -1,0 +1,76 @@
+import { mkdtempSync, readFileSync, rmSync, writeFileSync } from 'node:fs';
+import { tmpdir } from 'node:os';
+import { join } from 'node:path';
+import { afterAll, expect, it } from 'vitest';
+import { resolveRunConfig } from '../../src/config/resolve.ts';
+import * as strategies from '../../src/strategies.ts';
+import { evaluateRun } from '../../src/training/evaluate.ts';
+import { trainRun } from '../../src/training/train.ts';
+
+const scratch = mkdtempSync(join(tmpdir(), 'onnx-alora-generated-'));
+afterAll(() => rmSync(scratch, { recursive: true }));
+
+const rows = join(scratch, 'rows.jsonl');
+const words = ['cat', 'dog', 'fox', 'hen'];
+writeFileSync(
+  rows,
+  words
+    .map((word, i) => JSON.stringify({ prompt: `the ${word} is`, completion: i % 2 ? ' red' : ' new' }))
+    .join('\n'),
+);
+
+function run(output: string, train: object = {}) {
+  return resolveRunConfig(
+    {
+      model: { path: 'fixtures/models/llama' },
+      data: { task: 'prompt', train: rows, dev: rows, test: rows, maxLength: 32 },
+      train: {
+        steps: 40,
+        batchSize: 4,
+        learningRate: 5e-2,
+        warmup: 0,
+        evalEvery: 20,
+        checkpointEvery: 20,
+        sample: false,
+        ...train,
+      },
+      runtime: { threads: 1 },
+      output: join(scratch, output),
+    },
+    { strategies },
+  );
+}
+
+it('ends with the metrics of generated answers, of the best adapter on test, in result.json', async () => {
+  const config = run('whole');
+  const { test } = await trainRun(config, { strategies });
+  const { metrics } = await evaluateRun(config, { adapter: join(config.output, 'best'), split: 'test' });
+  // Two classes of answers, learnt by heart: the check is not of zeros.
+  expect(metrics.accuracy).toBeGreaterThan(0.4);
+  expect(test!.best.metrics.accuracy).toBe(metrics.accuracy);
+  const written = JSON.parse(readFileSync(join(config.output, 'result.json'), 'utf8'));
+  expect(written.test.best.metrics.accuracy).toBe(metrics.accuracy);
+  expect(written.dev.best.metrics).not.toHaveProperty('accuracy');
+});
+
+it('leaves them to eval with train.generated: false', async () => {
+  const { test } = await trainRun(run('without', { generated: false }), { strategies });
+  expect(Object.keys(test!.best.metrics)).toEqual(['perplexity', 'tokenAccuracy']);
+});
+
+it('can be interrupted among them; resuming ends as an uninterrupted run does', async () => {
+  const config = run('interrupted');
+  const abort = new AbortController();
+  const reporter = {
+    // The last event before the answers.
+    onEval: ({ split, step }: { split: string; step: number }) => {
+      if (split === 'test' && step === 40) abort.abort();
+    },
+  };
+  await expect(
+    trainRun(config, { strategies, reporters: [reporter], signal: abort.signal }),
+  ).rejects.toMatchObject({ code: 'INTERRUPTED' });
+  const resumed = await trainRun(config, { strategies, resume: true });
+  const whole = JSON.parse(readFileSync(join(scratch, 'whole/result.json'), 'utf8'));
+  expect(resumed.test).toEqual(whole.test);
+});
