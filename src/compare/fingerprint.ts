@@ -8,6 +8,7 @@ import { configHash } from '../config/write.ts';
 import { localModel } from '../runtime/hub.ts';
 import { findModel } from '../runtime/modelDirectory.ts';
 import { hashFile, resolveDataFiles } from '../tasks/files.ts';
+import { modelHash } from '../training/modelHash.ts';
 
 /**
  * Identity of a run: sha256 of its resolved configuration (seed and output folder aside) and of the contents of all
@@ -19,21 +20,23 @@ export type Fingerprint = (config: RunConfig) => Promise<string>;
 /** A fingerprint that reads each file once, however many runs share it. */
 export function fingerprinter(): Fingerprint {
   const hashes = new Map<string, Promise<string>>();
-  const hashOf = (path: string): Promise<string> => {
-    const known = hashes.get(path) ?? hashFile(path);
+  const once = (path: string, hash: () => Promise<string>): Promise<string> => {
+    const known = hashes.get(path) ?? hash();
     hashes.set(path, known);
     return known;
   };
   return async (config) => {
     const { model, data, adapter } = config;
-    const files: string[] = [findModel(await localModel(model.path, model.file), { file: model.file }).file];
+    const directory = findModel(await localModel(model.path, model.file), { file: model.file });
+    const files: string[] = [];
     for (const split of [data.train, data.dev, data.test])
       if (typeof split === 'string') files.push(...(await resolveDataFiles(split)).paths);
     const start = adapter.initFrom && join(adapter.initFrom, weightsFile);
     for (const path of [start, isModulePath(adapter.strategy) ? adapter.strategy : undefined])
       if (path !== undefined && existsSync(path)) files.push(path);
     const hash = createHash('sha256').update(configHash({ ...config, train: { ...config.train, seed: 0 } }));
-    for (const file of files) hash.update(await hashOf(file));
+    hash.update(await once(directory.file, () => modelHash(directory)));
+    for (const file of files) hash.update(await once(file, () => hashFile(file)));
     return hash.digest('hex');
   };
 }

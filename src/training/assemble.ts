@@ -1,5 +1,3 @@
-import { createHash } from 'node:crypto';
-import { createReadStream } from 'node:fs';
 import { AdapterSet } from '../adapters/adapterSet.ts';
 import { resolveBudget } from '../adapters/budget.ts';
 import type { LinearModule, TargetModule } from '../adapters/module.ts';
@@ -241,11 +239,4 @@ export function poolingOf(config: RunConfig, backbone: Backbone): 'cls' | 'mean'
       },
     );
   return asked === 'sentence_embedding' ? 'none' : asked;
-}
-
-/** sha256 of a file, read in pieces. */
-export async function hashFile(path: string): Promise<string> {
-  const hash = createHash('sha256');
-  for await (const chunk of createReadStream(path, { highWaterMark: 2 ** 20 })) hash.update(chunk as Buffer);
-  return hash.digest('hex');
 }

@@ -4,9 +4,10 @@ import type { RunConfig } from '../config/schema.ts';
 import { configHash } from '../config/write.ts';
 import type { Workspace } from '../runtime/workspace.ts';
 import { stepsPerEpoch } from '../tasks/batches.ts';
-import { type Assembly, assemble, fetchModel, hashFile, type StrategyRegistry } from './assemble.ts';
+import { type Assembly, assemble, fetchModel, type StrategyRegistry } from './assemble.ts';
 import type { RunHashes } from './checkpoint.ts';
 import { loadRunData, type RunData } from './data.ts';
+import { modelHash } from './modelHash.ts';
 import type { RunInfo } from './reporter.ts';
 import { warmupSteps } from './schedule.ts';
 
@@ -40,7 +41,7 @@ export async function prepareRun(
     const scheduler = strategy.scheduler?.({ ...length, modules, budget, plan, seed: train.seed }, options);
     const hashes = {
       configuration: configHash(config),
-      'model file': await hashFile(opened.directory.file),
+      'model file': await modelHash(opened.directory),
       data: data.hash,
     };
     const run = { ...assembly, config, data, totalSteps, stepsPerEpoch: epochSteps, scheduler, hashes };

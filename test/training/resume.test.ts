@@ -170,6 +170,24 @@ describe('resuming', () => {
     });
   });
 
+  it('refuses other weights, also where they lie beside the .onnx file', async () => {
+    const folder = join(scratch, 'weights');
+    const model = join(scratch, 'phi3');
+    cpSync('fixtures/models/phi3', model, { recursive: true });
+    const run = tinyRun(folder, { ...changes, model: { path: model } });
+    const abort = new AbortController();
+    const stop: Reporter = { onStep: ({ step }) => step === 4 && abort.abort() };
+    await trainRun(run, { strategies, reporters: [stop], signal: abort.signal }).catch(() => {});
+    const data = join(model, 'onnx/model.onnx_data');
+    const bytes = readFileSync(data);
+    bytes[bytes.length - 3]! ^= 1;
+    writeFileSync(data, bytes);
+    await expect(trainRun(run, { strategies, resume: true })).rejects.toMatchObject({
+      code: 'CHECKPOINT_OTHER_RUN',
+      exitCode: 3,
+    });
+  });
+
   it('starts at step 0 in a missing folder and changes nothing in a finished run', async () => {
     const folder = join(scratch, 'fresh');
     await trainRun(tinyRun(folder, changes), { strategies, resume: true });
