@@ -1,28 +1,15 @@
-import { readFileSync } from 'node:fs';
-import { join } from 'node:path';
 import { Builder } from '../onnx/builder.ts';
 import { cloneModel } from '../onnx/clone.ts';
-import { decodeModel } from '../onnx/decode.ts';
 import type { DType } from '../onnx/dtype.ts';
 import type { Graph, Model, Value } from '../onnx/graph.ts';
 import { Tensor } from '../onnx/tensor.ts';
 import { inferTypes } from '../passes/inferTypes.ts';
 import { prune } from '../passes/prune.ts';
-import { checkShape, graphsOf, refusePartial, transposed } from './mergePlan.ts';
+import { checkShape, graphsOf, setBias, transposed } from './mergePlan.ts';
 import type { LinearModule, ModelConfig, ModuleUse } from './module.ts';
-import { packAdapter } from './packAdapter.ts';
 import type { LowRankWeights, PeftAdapter } from './peft.ts';
-import { constantOf, hasHead, linearModulesOf } from './targets.ts';
-
-/** A model file with the adapter as a branch beside its weights. */
-export interface BranchedFile {
-  readonly file: string;
-  readonly model: Model;
-  /** Modules of the adapter, heads included. */
-  readonly modules: readonly string[];
-  /** The adapter's entries that have found their place: modules, and tensors of modulesToSave. */
-  readonly keys: readonly string[];
-}
+import { type AdaptedFile, openQuantised, packedFor, placesOf } from './quantisedFile.ts';
+import { constantOf } from './targets.ts';
 
 /**
  * Adds the adapter to a file whose weights are quantised: y + (x A^T) (s diag(g) B) with both factors as constants
@@ -35,55 +22,9 @@ export function branchesOf(
   file: string,
   config: ModelConfig,
   given: PeftAdapter,
-): BranchedFile | undefined {
-  const path = join(root, file);
-  const model = decodeModel(readFileSync(path), path);
-  const placed = placesOf(model, config);
-  const adapter = packed(given, placed, config);
-  const quantised = placed.some(
-    ({ module }) =>
-      (adapter.modules.has(module.name) || adapter.saved.has(`${module.name}.weight`)) &&
-      module.uses.some(({ weight }) => weight.storage !== 'float'),
-  );
-  if (!quantised) return undefined;
-  refusePartial(
-    file,
-    config,
-    adapter,
-    placed.map(({ module }) => module),
-  );
-  return { file, model, ...addBranches(model, file, config, adapter) };
-}
-
-interface Place {
-  /** The graph, or the branch of an If, that the module stands in. */
-  readonly graph: Graph;
-  readonly module: LinearModule;
-}
-
-/** The linear layers of all graphs of a model, and the adapter as the file packs them. */
-export function placesIn(
-  model: Model,
-  config: ModelConfig,
-  adapter: PeftAdapter,
-): { modules: LinearModule[]; adapter: PeftAdapter } {
-  const places = placesOf(model, config);
-  return { modules: places.map(({ module }) => module), adapter: packed(adapter, places, config) };
-}
-
-/** The adapter as the file packs its layers. */
-function packed(adapter: PeftAdapter, places: readonly Place[], config: ModelConfig): PeftAdapter {
-  return packAdapter(
-    adapter,
-    places.map(({ module }) => module),
-    config,
-  );
-}
-
-function placesOf(model: Model, config: ModelConfig): Place[] {
-  return graphsOf(model.graph).flatMap((graph) =>
-    linearModulesOf(graph, config, hasHead(model.graph)).map((module) => ({ graph, module })),
-  );
+): AdaptedFile | undefined {
+  const opened = openQuantised(root, file, config, given);
+  return opened && { file, model: opened.model, ...addBranches(opened.model, file, config, given) };
 }
 
 /** Adds the adapter to a model in place, its factors as constants; every branch of an If gets it. */
@@ -92,13 +33,13 @@ export function addBranches(
   file: string,
   config: ModelConfig,
   given: PeftAdapter,
-): Pick<BranchedFile, 'modules' | 'keys'> {
+): Pick<AdaptedFile, 'modules' | 'keys'> {
   const types = typesOf(model);
   const factors = new Map<string, readonly [Value, Value]>();
   const keys = new Set<string>();
   const modules = new Set<string>();
   const places = placesOf(model, config);
-  const adapter = packed(given, places, config);
+  const adapter = packedFor(places, given, config);
   for (const { graph, module } of places) {
     const { name } = module;
     const weights = adapter.modules.get(name);
@@ -195,16 +136,12 @@ function replaceHead(
     Tensor.of(dtype, values, [module.in, module.out]),
   );
   const bias = adapter.saved.get(`${module.name}.bias`);
-  const constant = constantOf(module.bias);
-  if (bias && constant) {
-    const { dtype: own, dims } = constant.tensor;
-    constant.value.initializer = Tensor.of(own, bias.toFloat32(), dims);
-  }
+  if (bias) setBias(file, module, bias);
   for (const { node, input, output } of module.uses) {
     const product = make.op('MatMul', [input, weight]);
     // Gemm and the fused products add the bias themselves.
-    const fused = module.bias && node.inputs.includes(module.bias);
-    replaceOutput(graph, output, fused ? make.op('Add', [product, module.bias]) : product);
+    const fused = module.bias && node.inputs.find((value) => constantOf(value)?.value === module.bias);
+    replaceOutput(graph, output, fused ? make.op('Add', [product, fused]) : product);
   }
   return [`${module.name}.weight`, ...(bias ? [`${module.name}.bias`] : [])];
 }

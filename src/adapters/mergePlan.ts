@@ -4,7 +4,7 @@ import { AloraError } from '../errors.ts';
 import { decodeModel } from '../onnx/decode.ts';
 import type { DType } from '../onnx/dtype.ts';
 import { describe, type Graph, type Node, type Value } from '../onnx/graph.ts';
-import type { ExternalData, Tensor } from '../onnx/tensor.ts';
+import { type ExternalData, Tensor } from '../onnx/tensor.ts';
 import type { LinearModule, ModelConfig } from './module.ts';
 import { packAdapter } from './packAdapter.ts';
 import type { LowRankWeights, PeftAdapter } from './peft.ts';
@@ -76,9 +76,7 @@ export function patchesOf(root: string, file: string, config: ModelConfig, given
     }
     const bias = adapter.saved.get(`${module.name}.bias`);
     if (bias) {
-      const constant = constantOf(module.bias);
-      if (!constant || constant.tensor.size !== bias.size || bias.size !== module.out)
-        throw mismatch(file, module.name, `a bias of ${constant?.tensor.size ?? 0}`, `${bias.size}`);
+      const constant = biasOf(file, module, bias);
       const change = { kind: 'set', values: bias.toFloat32() } as const;
       add(constant.value, constant.tensor, biasReaders(module), {
         module: module.name,
@@ -119,22 +117,49 @@ function usersByWeight(modules: readonly LinearModule[]): Map<Value, Set<Node>> 
   return users;
 }
 
+/** The layer's bias, in whose place the adapter's is to be. Errors: ADAPTER_MISMATCH. */
+function biasOf(file: string, module: LinearModule, bias: Tensor) {
+  const constant = constantOf(module.bias);
+  if (!constant || constant.tensor.size !== bias.size || bias.size !== module.out)
+    throw mismatch(file, module.name, `a bias of ${constant?.tensor.size ?? 0}`, `a bias of ${bias.size}`);
+  return constant;
+}
+
+/** Replaces a layer's bias in its graph. Errors: ADAPTER_MISMATCH, MODEL_WEIGHT_SHARED. */
+export function setBias(file: string, module: LinearModule, bias: Tensor): void {
+  const { value, tensor } = biasOf(file, module, bias);
+  refuseShared(file, value, biasReaders(module), module.name);
+  value.initializer = Tensor.of(tensor.dtype, bias.toFloat32(), tensor.dims);
+}
+
 /** What may read a layer's bias: its Gemm, or the Add behind its product. */
 function biasReaders({ uses }: LinearModule): Set<Node> {
   return new Set(uses.flatMap(({ node, output }) => [node, ...output.users]));
 }
 
-/** Nodes that read a constant, seen through operations that pass it on, and into subgraphs. */
-function readersOf(value: Value): Node[] {
+/** Operations that pass the elements of their input on. */
+const views: ReadonlySet<string> = new Set(['Identity', 'Cast', 'Transpose']);
+
+/** Nodes that read a constant, seen through views and into subgraphs. */
+function readersOf(value: Value, through: ReadonlySet<string>): Node[] {
   return [...value.users].flatMap((node) => {
     // The nodes within a subgraph are users themselves.
     if (node.subgraphs().length > 0 && !node.inputs.includes(value)) return [];
-    return /^(Identity|Cast|Transpose)$/.test(node.op) ? readersOf(node.output) : [node];
+    return through.has(node.op) ? readersOf(node.output, through) : [node];
   });
 }
 
+/** A node beside `own` that reads a constant, as it is or through views and the operators of `through`. */
+export function otherReader(
+  value: Value,
+  own: ReadonlySet<Node>,
+  ...through: readonly string[]
+): Node | undefined {
+  return readersOf(value, new Set([...views, ...through])).find((node) => !own.has(node));
+}
+
 function refuseShared(file: string, value: Value, own: ReadonlySet<Node>, module: string): void {
-  const other = readersOf(value).find((node) => !own.has(node));
+  const other = otherReader(value, own);
   if (other) throw shared(file, value.name, module, describe(other));
 }
 

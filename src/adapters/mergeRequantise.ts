@@ -1,15 +1,12 @@
-import { readFileSync } from 'node:fs';
-import { join } from 'node:path';
 import { AloraError } from '../errors.ts';
-import { decodeModel } from '../onnx/decode.ts';
-import type { Value } from '../onnx/graph.ts';
+import { describe, type Graph, type Value } from '../onnx/graph.ts';
 import { Tensor } from '../onnx/tensor.ts';
-import { type BranchedFile, placesIn } from './mergeBranch.ts';
-import { checkShape, refusePartial, transposed } from './mergePlan.ts';
+import { checkShape, otherReader, setBias, transposed } from './mergePlan.ts';
 import { withProduct } from './mergeWrite.ts';
 import type { LinearModule, ModelConfig, ModuleUse } from './module.ts';
 import type { PeftAdapter } from './peft.ts';
-import { gridOf, type QuantGrid } from './quantGrid.ts';
+import { gridOf, type QuantGrid, quantiserOf } from './quantGrid.ts';
+import { type AdaptedFile, openQuantised } from './quantisedFile.ts';
 import { constantOf } from './targets.ts';
 
 /**
@@ -23,35 +20,54 @@ export function requantisedOf(
   file: string,
   config: ModelConfig,
   given: PeftAdapter,
-): BranchedFile | undefined {
-  const path = join(root, file);
-  const model = decodeModel(readFileSync(path), path);
-  const { modules, adapter } = placesIn(model, config, given);
-  const touched = modules.filter(
-    ({ name }) => adapter.modules.has(name) || adapter.saved.has(`${name}.weight`),
-  );
-  if (!touched.some(({ uses }) => uses.some(({ weight }) => weight.storage !== 'float'))) return undefined;
-  refusePartial(file, config, adapter, modules);
-  const owners = new Map<Value, string>();
+): AdaptedFile | undefined {
+  const opened = openQuantised(root, file, config, given);
+  if (!opened) return undefined;
+  const { model, adapter, touched } = opened;
   const keys = new Set<string>();
+  const folded = new Set<Value>();
   for (const module of touched) {
-    for (const use of module.uses) {
-      const owner = owners.get(use.weight.value);
-      if (owner !== undefined && owner !== module.name) throw refusal(file, module, `shared with ${owner}`);
-      if (owner === undefined) foldInto(file, module, use, adapter);
-      owners.set(use.weight.value, module.name);
+    // Both branches of an If may hold the module and share its weight.
+    const all = touched.flatMap(({ name, uses }) => (name === module.name ? uses : []));
+    for (const weight of new Set(module.uses.map((use) => use.weight.value))) {
+      if (folded.has(weight)) continue;
+      folded.add(weight);
+      const uses = all.filter((use) => use.weight.value === weight);
+      const other = otherReader(weight, new Set(uses.map(({ node }) => node)), 'DequantizeLinear');
+      if (other) throw refusal(file, module, `a weight that ${describe(other)} reads too`);
+      keepApart(model.graph, file, module, uses);
+      foldInto(file, module, uses[0]!, adapter);
     }
     if (adapter.modules.has(module.name)) keys.add(module.name);
     if (!adapter.saved.has(`${module.name}.weight`)) continue;
     keys.add(`${module.name}.weight`);
     const bias = adapter.saved.get(`${module.name}.bias`);
-    const constant = constantOf(module.bias);
-    if (bias && constant) {
-      constant.value.initializer = Tensor.of(constant.tensor.dtype, bias.toFloat32(), constant.tensor.dims);
-      keys.add(`${module.name}.bias`);
-    }
+    if (!bias) continue;
+    setBias(file, module, bias);
+    keys.add(`${module.name}.bias`);
   }
   return { file, model, modules: [...new Set(touched.map(({ name }) => name))], keys: [...keys] };
+}
+
+/**
+ * Gives a weight, in place, a scale and a zero point of its own where an optimiser has stored equal ones of several
+ * weights once.
+ */
+function keepApart(outer: Graph, file: string, module: LinearModule, uses: readonly ModuleUse[]): void {
+  const quantisers = uses.flatMap(({ node }) => quantiserOf(node) ?? []);
+  const readers = new Set(quantisers.flatMap((quantiser) => quantiser.readers));
+  for (const value of new Set(quantisers.flatMap(({ scale, zero }) => [scale, zero]))) {
+    const constant = constantOf(value);
+    const other = constant && otherReader(constant.value, readers);
+    if (!value || !other) continue;
+    if (!value.initializer)
+      throw refusal(file, module, `a scale or zero point that ${describe(other)} reads too`);
+    const own = outer.constant(`${value.name}/${module.name}`, value.initializer);
+    for (const reader of readers)
+      reader.inputs.forEach((input, i) => {
+        if (input === value) reader.setInput(i, own);
+      });
+  }
 }
 
 function refusal(file: string, module: LinearModule, got: string): AloraError {

@@ -72,12 +72,22 @@ interface Quantiser {
   readonly zero: Value | null | undefined;
   readonly axis: number;
   readonly block: number;
+  /** The nodes that read them. */
+  readonly readers: readonly Node[];
 }
 
 /** Scale and zero point of the weight behind a product. */
-function quantiserOf(node: Node): Quantiser | undefined {
-  const perColumn = { axis: 1, block: 0 };
+export function quantiserOf(node: Node): Quantiser | undefined {
+  const perColumn = { axis: 1, block: 0, readers: [node] };
   switch (node.op) {
+    case 'MatMulNBits':
+      return {
+        scale: node.inputs[2],
+        zero: node.inputs[3],
+        axis: 1,
+        block: node.int('block_size', 0),
+        readers: [node],
+      };
     case 'DynamicQuantizeMatMul':
       return { scale: node.inputs[2], zero: node.inputs[3], ...perColumn };
     case 'MatMulIntegerToFloat':
@@ -87,7 +97,7 @@ function quantiserOf(node: Node): Quantiser | undefined {
       const [scaled] = cast?.output.users ?? [];
       const product = scaled?.inputs.find((value) => value !== cast?.output)?.producer;
       const scale = product?.inputs.find((value) => constantOf(value));
-      return { scale, zero: node.inputs[3], ...perColumn };
+      return { scale, zero: node.inputs[3], ...perColumn, readers: product ? [node, product] : [node] };
     }
     default: {
       let producer = node.inputs[1]?.producer;
@@ -96,7 +106,8 @@ function quantiserOf(node: Node): Quantiser | undefined {
       if (producer?.op !== 'DequantizeLinear') return undefined;
       const axis = producer.int('axis', 1);
       const block = producer.int('block_size', 0);
-      return { scale: producer.inputs[1], zero: producer.inputs[2], axis: axis < 0 ? axis + 2 : axis, block };
+      const [, scale, zero] = producer.inputs;
+      return { scale, zero, axis: axis < 0 ? axis + 2 : axis, block, readers: [producer] };
     }
   }
 }

@@ -6,7 +6,7 @@ import { afterAll, describe, expect, it } from 'vitest';
 import { dequantised, requantise } from '../../src/adapters/mergeRequantise.ts';
 import { readPeft } from '../../src/adapters/peft.ts';
 import { gridOf, type QuantGrid } from '../../src/adapters/quantGrid.ts';
-import { findLinearModules } from '../../src/adapters/targets.ts';
+import { placesOf } from '../../src/adapters/quantisedFile.ts';
 import { resolveRunConfig } from '../../src/config/resolve.ts';
 import { mergeModel } from '../../src/inference/merge.ts';
 import { readModel } from '../../src/onnx/decode.ts';
@@ -18,7 +18,15 @@ afterAll(() => rmSync(scratch, { recursive: true }));
 
 const model = 'fixtures/backbones/smollm';
 const adapter = `${model}/adapter`;
-const files = ['model_q4', 'model_q4_qdq', 'model_genai_q4', 'model_q4f16', 'model_quantized', 'model_int8'];
+const files = [
+  'model_q4',
+  'model_q4_qdq',
+  'model_genai_q4',
+  'model_q4f16',
+  'model_quantized',
+  'model_int8',
+  'decoder_model_merged_quantized',
+];
 
 function folderOf(file: string): string {
   const folder = join(scratch, file);
@@ -30,7 +38,7 @@ function folderOf(file: string): string {
 }
 
 const gridsOf = (path: string) =>
-  findLinearModules(readModel(path), { model_type: 'llama' }).flatMap((module) => {
+  placesOf(readModel(path), { model_type: 'llama' }).flatMap(({ module }) => {
     const grid = module.role === 'linear' ? gridOf(module) : undefined;
     return grid ? [[module.name, grid] as const] : [];
   });
@@ -50,6 +58,7 @@ describe('merge with requantise', () => {
     expect(maxDelta).toBeLessThan(/q4/.test(file) ? 4 : 1);
     // The nearest numbers of each grid to W + s A B.
     const before = new Map(gridsOf(join(folder, `onnx/${file}.onnx`)));
+    expect(before.size).toBe(14);
     const { modules } = readPeft(adapter);
     for (const [name, grid] of gridsOf(join(out, `onnx/${file}.onnx`))) {
       const weights = modules.get(name)!;
