@@ -15,14 +15,18 @@ export interface OutputRow {
   readonly classifier: ServedAdapter['classifier'];
 }
 
+/** Whether a row gives each of its tokens a class, by the adapter's classifier, which then pools nothing. */
+export function classifiesTokens({ output: { name, dims }, classifier }: OutputRow): boolean {
+  return name !== 'logits' && dims.length === 3 && classifier?.notes?.pooling === 'none';
+}
+
 /**
  * Class logits [C] of an example: those of the model's head, or the adapter's classifier over the encoder's output
- * ([B, T, H], pooled over the example's own tokens, or [B, H]).
+ * ([B, T, H], pooled over the example's own tokens, or [B, H]). Where the classifier pools nothing: [T, C].
  */
-export function classLogits(
-  { output: { name, dims, data }, index, tokens, classifier }: OutputRow,
-  pooling: Pooling,
-): Logits {
+export function classLogits(row: OutputRow, pooling: Pooling): Logits {
+  const { output, index, tokens, classifier } = row;
+  const { name, dims, data } = output;
   const width = dims.at(-1)!;
   if (name === 'logits') return { dims: [width], data: data.slice(index * width, (index + 1) * width) };
   if (!classifier)
@@ -31,19 +35,34 @@ export function classLogits(
       allowed: 'a file with logits, or an adapter with a classifier in modules_to_save',
       fix: 'Name an adapter that was trained for classification.',
     });
-  const hidden = new Float32Array(width);
-  if (dims.length === 2) hidden.set(data.subarray(index * width, (index + 1) * width));
-  else {
-    const start = index * dims[1]! * width;
-    const count = (classifier.notes?.pooling ?? pooling) === 'cls' ? 1 : tokens;
-    for (let t = 0; t < count; t++)
-      for (let k = 0; k < width; k++) hidden[k]! += data[start + t * width + k]! / count;
-  }
   const weight = classifier.weight.toFloat32();
-  const logits = Float32Array.from(classifier.bias?.toFloat32() ?? new Float32Array(weight.length / width));
-  for (let c = 0; c < logits.length; c++)
-    for (let k = 0; k < width; k++) logits[c]! += weight[c * width + k]! * hidden[k]!;
-  return { dims: [logits.length], data: logits };
+  const bias = classifier.bias?.toFloat32() ?? new Float32Array(weight.length / width);
+  const positions = dims.length === 2 ? 1 : dims[1]!;
+  const start = index * positions * width;
+  const own = data.subarray(start, start + (dims.length === 2 ? 1 : tokens) * width);
+  if (classifiesTokens(row)) return { dims: [tokens, bias.length], data: linear(own, weight, bias) };
+  const isFirst = (classifier.notes?.pooling ?? pooling) === 'cls';
+  const pooled = isFirst ? own.subarray(0, width) : meanOf(own, width);
+  return { dims: [bias.length], data: linear(pooled, weight, bias) };
+}
+
+function meanOf(rows: Float32Array, width: number): Float32Array {
+  const mean = new Float32Array(width);
+  rows.forEach((value, i) => {
+    mean[i % width]! += value / (rows.length / width);
+  });
+  return mean;
+}
+
+/** x W^T + b of rows [N, H] with a weight [C, H]. */
+function linear(rows: Float32Array, weight: Float32Array, bias: Float32Array): Float32Array {
+  const width = weight.length / bias.length;
+  return Float32Array.from({ length: (rows.length / width) * bias.length }, (_, at) => {
+    const [row, c] = [Math.floor(at / bias.length), at % bias.length];
+    let sum = bias[c]!;
+    for (let k = 0; k < width; k++) sum += weight[c * width + k]! * rows[row * width + k]!;
+    return sum;
+  });
 }
 
 /**

@@ -24,7 +24,7 @@ export interface RequestOptions {
 /** A text, a pair of texts, or token ids as they are. */
 export type ModelInput = string | readonly [text: string, textPair: string] | readonly number[];
 
-/** Logits of one example: [T, V] for a decoder (T its tokens), [C] for a classifier. */
+/** Logits of one example: [T, V] for a decoder (T its tokens), [C] for a classifier, [T, C] where it tags tokens. */
 export interface Logits {
   readonly dims: readonly number[];
   readonly data: Float32Array;

@@ -14,7 +14,14 @@ import type { Example } from '../tasks/task.ts';
 import type { Tokenizer } from '../tasks/tokenizer.ts';
 import { contextOf } from '../training/data.ts';
 import { AdapterShelf } from './adapterShelf.ts';
-import { classLogits, classNames, type OutputRow, type Pooling, softmax } from './classes.ts';
+import {
+  classifiesTokens,
+  classLogits,
+  classNames,
+  type OutputRow,
+  type Pooling,
+  softmax,
+} from './classes.ts';
 import { type ContinuationOptions, continuationOf, generationSettings } from './continuation.ts';
 import type { GenerateResult } from './generate.ts';
 import type {
@@ -125,6 +132,18 @@ export class Served implements ServedModel {
             'a model with a sequence classification head, or an encoder with an adapter that brings one',
           fix: 'Use generate, or logits.',
         });
+      if (classifiesTokens(row))
+        throw new AloraError(
+          'model',
+          'MODEL_NOT_CLASSIFIER',
+          'The adapter gives each token a class, not the text',
+          {
+            where: this.directory.file,
+            got: 'an adapter of token-classification',
+            allowed: 'an adapter that was trained for classification',
+            fix: 'Use logits: it gives [tokens, classes].',
+          },
+        );
       const { data } = classLogits(row, this.pooling);
       const names = classNames(this.directory.config, data.length, row.classifier?.notes);
       const scores = softmax(data).map((score, at) => ({ label: names[at]!, score }));

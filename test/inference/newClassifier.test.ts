@@ -109,3 +109,59 @@ describe('a new classifier on an encoder without a head', () => {
     },
   );
 });
+
+describe('a new classifier of tokens', () => {
+  const tags = ['B-THING', 'O'];
+  const tagged = join(scratch, 'tagged.jsonl');
+  writeFileSync(
+    tagged,
+    ['tree', 'barn', 'bread', 'debt']
+      .map((noun) => JSON.stringify({ tokens: ['the', noun, 'was'], tags: ['O', 'B-THING', 'O'] }))
+      .join('\n'),
+  );
+
+  it.each(['model', 'model_optimized', 'model_quantized'])(
+    '%s: is served, merged and gives the same everywhere',
+    async (file) => {
+      const model = encoder('minilm', file);
+      const config = run(model, join(scratch, `tags-${file}`));
+      const tagging = {
+        ...config,
+        data: { ...config.data, task: 'token-classification', train: tagged, dev: tagged },
+      };
+      await trainRun(tagging, { strategies });
+      const adapter = join(config.output, 'adapter');
+      const out = join(config.output, 'merged');
+      const result = await mergeModel({ adapter, model, out, threads: 1 });
+      expect(result.classifier).toEqual({ name: 'classifier', classes: 2, files: [`onnx/${file}.onnx`] });
+      const coarse = file === 'model_quantized';
+      // As above.
+      expect(result.verification[0]!.maxDelta).toBeLessThan(coarse ? 3e-2 : 1e-4);
+      const merged = JSON.parse(readFileSync(join(out, 'config.json'), 'utf8'));
+      expect(merged.architectures).toEqual(['BertForTokenClassification']);
+      expect(Object.values(merged.id2label)).toEqual(tags);
+      const before = await evaluateRun(tagging, { adapter });
+      const after = await evaluateRun({ ...tagging, model: { ...tagging.model, path: out } });
+      expect(Math.abs(after.loss - before.loss)).toBeLessThan(coarse ? 2e-2 : 1e-5);
+      expect(after.metrics).toEqual(before.metrics);
+
+      const base = await loadModel(model, { threads: 1 });
+      const whole = await loadModel(out, { threads: 1 });
+      // Two rows of unlike lengths: what stands behind the shorter one is padding.
+      const texts = ['the tree was', 'the barn'];
+      const beside = await base.logits(texts, { adapter });
+      const inside = await whole.logits(texts);
+      expect(beside.map(({ dims }) => dims)).toEqual(inside.map(({ dims }) => dims));
+      expect(beside[0]!.dims[1]).toBe(2);
+      beside.forEach(({ data }, row) => {
+        for (const [i, value] of data.entries())
+          expect(Math.abs(value - inside[row]!.data[i]!)).toBeLessThan(coarse ? 5e-2 : 1e-4);
+      });
+      const refusal = { code: 'MODEL_NOT_CLASSIFIER', exitCode: 5 };
+      await expect(base.classify(texts, { adapter })).rejects.toMatchObject(refusal);
+      await expect(whole.classify(texts)).rejects.toMatchObject(refusal);
+      await base.close();
+      await whole.close();
+    },
+  );
+});
