@@ -29,12 +29,12 @@ function isAlive({ pid, began }: Owner): boolean {
   return beginningOf(pid) === began;
 }
 
-function ownerOf(path: string): Owner | undefined {
+/** Whose a lock is: undefined where there is none, null where it is torn and so nobody's. */
+function ownerOf(path: string): Owner | null | undefined {
   try {
     return JSON.parse(readFileSync(path, 'utf8')) as Owner;
-  } catch {
-    // Gone, or torn: nobody's.
-    return undefined;
+  } catch (cause) {
+    return (cause as NodeJS.ErrnoException).code === 'ENOENT' ? undefined : null;
   }
 }
 
@@ -57,6 +57,29 @@ function create(path: string, content: string): boolean {
   }
 }
 
+/** Whether there is a lock, and its process is gone. */
+function isAbandoned(path: string): boolean {
+  const owner = ownerOf(path);
+  return owner === null || (owner !== undefined && !isAlive(owner));
+}
+
+/**
+ * Removes the lock of a process that is gone. One process does this at a time, and looks again first: else a second one
+ * could remove the lock that a third has taken in the meantime.
+ */
+function removeAbandoned(path: string, mine: string): void {
+  const removal = `${path}.removal.tmp`;
+  if (!create(removal, mine)) {
+    if (isAbandoned(removal)) rmSync(removal, { force: true });
+    return;
+  }
+  try {
+    if (isAbandoned(path)) rmSync(path, { force: true });
+  } finally {
+    rmSync(removal, { force: true });
+  }
+}
+
 /**
  * Takes a lock file for this process and returns what gives it back. A lock whose process is gone is taken over; one
  * whose process still ends (a worker that has lost its parent finishes its step) is waited for.
@@ -69,8 +92,9 @@ export async function takeLock(path: string, patience = 0): Promise<() => void> 
   for (;;) {
     if (create(path, mine)) return () => rmSync(path, { force: true });
     const owner = ownerOf(path);
-    if (!owner || !isAlive(owner)) {
-      rmSync(path, { force: true });
+    if (owner === undefined) continue;
+    if (owner === null || !isAlive(owner)) {
+      removeAbandoned(path, mine);
       continue;
     }
     if (Date.now() >= deadline)
