@@ -20,10 +20,11 @@ const manyClasses = 2048;
 
 /**
  * Chunks in a graph, and the rows that make another one worth its cost: each chunk reads the head's weight again,
- * which takes as long as computing about 35 rows (GPT-2's head, one thread).
+ * which takes as long as computing about 35 rows (GPT-2's head, one thread). Of 508 rows, two chunks cost 2 % of a step
+ * and save 6 % of its memory, a third would cost 2 % for 1 %.
  */
 const mostChunks = 6;
-const rowsOfChunk = 160;
+const rowsOfChunk = 256;
 
 /**
  * The head of a graph with logits [n, classes]; undefined where these are few, where a layer mixes rows, or where one
