@@ -77,6 +77,7 @@ export function differentiate(
       },
       dOutputs,
       e: emitter,
+      isInner: (value) => path.has(value) && !wrt.includes(value),
       refuse(reason) {
         throw noGradient(node, reason);
       },

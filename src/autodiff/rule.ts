@@ -17,6 +17,8 @@ export interface GradientContext {
   /** Gradients of all outputs; null where no path leads from the output to the loss. */
   readonly dOutputs: readonly (Value | null)[];
   readonly e: Emitter;
+  /** Whether gradients flow through a value and nobody asks for its own. */
+  isInner(value: Value): boolean;
   /** Refuses this node: no gradient is known for this form of the operator. */
   refuse(reason: string): never;
 }

@@ -76,6 +76,33 @@ describe('differentiate', () => {
     expect(results.dx).toEqual([48, 96]);
   });
 
+  it('takes x sigmoid x at once, unless the sigmoid is a constant or its gradient is asked for', async () => {
+    const values = [-30, -2, -0.3, 0, 0.7, 3, 40];
+    const numbers = { dims: [values.length], values };
+    const gradientsOf = async (plain: boolean, own: 'inner' | 'asked' | 'stopped') => {
+      const { graph, b } = newGraph();
+      const x = graph.input('x', 'float64', [values.length]);
+      const dy = graph.input('dy', 'float64', [values.length]);
+      const one = b.scalar(1, 'float64');
+      const s = plain
+        ? b.op('Div', [one, b.op('Add', [one, b.op('Exp', [b.op('Neg', [x])])])])
+        : b.op('Sigmoid', [x]);
+      const seeds = [[b.op('Mul', [s, b.op('Mul', [x, s])]), dy]] as const;
+      const wrt = own === 'asked' ? [x, s] : [x];
+      const stopAt = new Set(own === 'stopped' ? [s] : []);
+      const gradients = differentiate(graph, seeds, wrt, { opset, stopAt });
+      const outputs = Object.fromEntries(wrt.map((value, i) => [`d${i}`, gradients.get(value)!]));
+      return evaluate(graph, outputs, { x: numbers, dy: { ...numbers, values: values.map(Math.cos) } });
+    };
+    for (const own of ['inner', 'asked', 'stopped'] as const) {
+      const [expected, got] = [await gradientsOf(true, own), await gradientsOf(false, own)];
+      for (const [name, derivatives] of Object.entries(expected))
+        derivatives.forEach((value, i) => {
+          expect(got[name]![i]).toBeCloseTo(value, 12);
+        });
+    }
+  });
+
   it('gives null where no path leads to the loss', () => {
     const { graph, b } = newGraph();
     const x = graph.input('x', 'float64', [2]);
