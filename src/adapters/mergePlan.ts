@@ -37,7 +37,7 @@ export function patchesOf(root: string, file: string, config: ModelConfig, given
   const bytes = readFileSync(path);
   const model = decodeModel(bytes, path);
   const modules = graphsOf(model.graph).flatMap((graph) =>
-    linearModulesOf(graph, config, hasHead(model.graph)),
+    linearModulesOf(graph, config, hasHead(model.graph), { within: true }),
   );
   const adapter = packAdapter(given, modules, config);
   const users = usersByWeight(modules);

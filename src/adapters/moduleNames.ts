@@ -19,7 +19,11 @@ const quantisedSuffix = /(_Q\d+\w*|_quantized|_quant|\.MatMul(NBits)?)+$/;
 export const moduleName = 'onnx-alora.module';
 
 /** The module path that an exporter left for the node, or undefined. Not yet freed from wrappers. */
-export function exportedPath(node: Node, weight: Value, bias: Value | null): string | undefined {
+export function exportedPath(
+  node: Pick<Node, 'name' | 'metadata'>,
+  weight: Value,
+  bias: Value | null,
+): string | undefined {
   return (
     node.metadata.get(moduleName) ??
     scopePath(node) ??
@@ -30,7 +34,7 @@ export function exportedPath(node: Node, weight: Value, bias: Value | null): str
 }
 
 /** Dynamo: a Python list, from the root scope '' to the operator; the module is the last but one. */
-function scopePath(node: Node): string | undefined {
+function scopePath(node: Pick<Node, 'metadata'>): string | undefined {
   const list = node.metadata.get('pkg.torch.onnx.name_scopes');
   if (!list) return undefined;
   const scopes = [...list.matchAll(/'([^']*)'|"([^"]*)"/g)].map((match) => match[1] ?? match[2] ?? '');

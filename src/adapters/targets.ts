@@ -1,5 +1,6 @@
 import { constantForGradient, type Graph, type Model, type Node, type Value } from '../onnx/graph.ts';
 import type { Tensor } from '../onnx/tensor.ts';
+import { projectionName } from '../passes/lower/packedAttention.ts';
 import type { LinearModule, ModelConfig, ModuleRole, ModuleUse, ModuleWeight } from './module.ts';
 import { exportedPath, peftNames, placeOf } from './moduleNames.ts';
 
@@ -35,12 +36,24 @@ export function hasHead(graph: Graph): boolean {
   return graph.outputs.some((output) => /logits/.test(output.name));
 }
 
-/** The same for one graph: a subgraph's own outputs do not tell whether the model has a head. */
-export function linearModulesOf(graph: Graph, config: ModelConfig, withHead: boolean): LinearModule[] {
-  const products = graph.nodes.flatMap((node) => productOf(node) ?? []);
-  const paths = products.map(
-    ({ node, weight, bias }) => exportedPath(node, weight.value, bias) ?? plainName(node),
+/**
+ * The same for one graph: a subgraph's own outputs do not tell whether the model has a head. `within`: also products
+ * inside fused operators (com.microsoft Attention), which have weights, and no output that an adapter can be added to.
+ */
+export function linearModulesOf(
+  graph: Graph,
+  config: ModelConfig,
+  withHead: boolean,
+  { within = false } = {},
+): LinearModule[] {
+  const products = graph.nodes.flatMap(
+    (node) => productOf(node) ?? (within ? projectionWithin(node) : undefined) ?? [],
   );
+  const paths = products.map(({ node, weight, bias }) => {
+    const { metadata } = node;
+    const name = node.op === 'Attention' ? projectionName(node) : node.name;
+    return exportedPath({ name, metadata }, weight.value, bias) ?? plainName(node);
+  });
   const groups = new Map<string, Product[]>();
   peftNames(paths, config, withHead).forEach((name, i) => {
     const product = products[i]!;
@@ -128,6 +141,23 @@ function productOf(node: Node): Product | undefined {
     default:
       return undefined;
   }
+}
+
+/** The projection of query, key and value within com.microsoft Attention: weight [in, q | k | v]. */
+function projectionWithin(node: Node): Product | undefined {
+  if (`${node.domain}:${node.op}` !== 'com.microsoft:Attention') return undefined;
+  const [input, matrix, bias] = node.inputs;
+  const constant = constantOf(matrix);
+  if (!input || constant?.tensor.dims.length !== 2 || constant.transposed || constant.quantised)
+    return undefined;
+  const [width, out] = constant.tensor.dims as [number, number];
+  const weight = {
+    value: constant.value,
+    tensor: constant.tensor,
+    layout: 'in-out',
+    storage: 'float',
+  } as const;
+  return { node, input, output: node.output, weight, bias: vector(bias, out), in: width, out };
 }
 
 /** A constant and how many operations between it and its reader swap its two axes. */

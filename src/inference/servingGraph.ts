@@ -5,6 +5,7 @@ import { Builder } from '../onnx/builder.ts';
 import type { Graph, Model, Value } from '../onnx/graph.ts';
 import { inferTypes } from '../passes/inferTypes.ts';
 import { takeCacheBranch } from '../passes/inlineIf.ts';
+import { separateProjections } from '../passes/lower.ts';
 import { widen } from '../passes/widen.ts';
 
 /** A layer of an inference graph that any adapter can act on, by feeding its inputs. */
@@ -40,6 +41,7 @@ export function makeAdapterReady(
     // Branches would hide the layers; factors are float32.
     takeCacheBranch(model);
     widen(model);
+    separateProjections(model);
     inferTypes(model);
     return { model, linear: findLinearModules(model, config) };
   });

@@ -112,6 +112,18 @@ export function lowerForward(model: Model, hasKernel: HasKernel): void {
   });
 }
 
+/**
+ * Gives the projections of query, key and value within com.microsoft Attention outputs of their own, in place, where no
+ * cache is read or written: adapters can then stand beside them. The attention stays fused. Expects float32.
+ */
+export function separateProjections(model: Model): void {
+  rewrite(model, (node) =>
+    nameOf(node) === 'com.microsoft.Attention' && !node.inputs[4] && !node.outputs[1]
+      ? projectionApart
+      : undefined,
+  );
+}
+
 /** Number of nodes that `lower` would take apart. */
 export function countFused({ graph }: Model): number {
   return graph.nodes.filter((node) => nameOf(node) in lowerings).length;

@@ -12,6 +12,7 @@ import { readModel } from '../onnx/decode.ts';
 import type { Model } from '../onnx/graph.ts';
 import { inlineIf } from '../passes/inlineIf.ts';
 import { readsEncoder } from '../passes/joinEncoder.ts';
+import { separateProjections } from '../passes/lower.ts';
 import { widen } from '../passes/widen.ts';
 import { encoderFile } from '../runtime/backbone.ts';
 import { type Decoder, sessionDecoder } from '../runtime/decoder.ts';
@@ -105,6 +106,7 @@ function addAdapter(
     }
     // Adapters are float32.
     widen(model);
+    separateProjections(model);
     const linear = findLinearModules(model, config);
     layers.push(...linear);
     const own = new Set(linear.map(({ name }) => name));

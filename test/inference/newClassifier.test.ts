@@ -54,6 +54,7 @@ describe('a new classifier on an encoder without a head', () => {
     ['minilm', 'model', 'mean'],
     ['minilm', 'model', 'cls'],
     ['minilm', 'model_optimized', undefined],
+    ['minilm', 'model_attention', undefined],
     ['minilm', 'model_quantized', undefined],
     ['mpnet', 'model', undefined],
   ] as const)(
@@ -91,7 +92,7 @@ describe('a new classifier on an encoder without a head', () => {
       const pipe = await xenova.pipeline('text-classification', out.slice(1), {
         quantized: file === 'model_quantized',
         // Names the file of the optimiser, which has no ending that transformers.js knows.
-        ...(file === 'model_optimized' ? { model_file_name: file } : {}),
+        ...(/optimized|attention/.test(file) ? { model_file_name: file } : {}),
       });
       for (const text of texts) {
         const [beside] = await base.classify([text], { adapter });
@@ -120,7 +121,7 @@ describe('a new classifier of tokens', () => {
       .join('\n'),
   );
 
-  it.each(['model', 'model_optimized', 'model_quantized'])(
+  it.each(['model', 'model_optimized', 'model_attention', 'model_quantized'])(
     '%s: is served, merged and gives the same everywhere',
     async (file) => {
       const model = encoder('minilm', file);

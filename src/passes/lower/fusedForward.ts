@@ -60,7 +60,7 @@ export const projectionApart: Lowering = (node, at) => {
   at.noCache(4, 3);
   at.unread(1, 'present');
   const third = at.known(at.input(1), 1) / 3;
-  const projected = at.main('MatMul', [at.input(0), at.input(1)], {}, { name: projectionName(at) });
+  const projected = at.main('MatMul', [at.input(0), at.input(1)], {}, { name: projectionName(node) });
   const heads = at.split(projected, node.ints('qkv_hidden_sizes') ?? [third, third, third], 2);
   const [bias = null, mask = null, , scores = null] = node.inputs.slice(2);
   const attributes = ['num_heads', 'unidirectional', 'scale', 'mask_filter_value'].map(

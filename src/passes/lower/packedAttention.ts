@@ -1,13 +1,13 @@
-import type { Value } from '../../onnx/graph.ts';
+import type { Node, Value } from '../../onnx/graph.ts';
 import { toHeads } from './attentionCore.ts';
-import type { Lowering, Site } from './lowering.ts';
+import type { Lowering } from './lowering.ts';
 import { maskedAttention } from './multiHeadAttention.ts';
 
 /**
  * A name for the projection: ONNX Runtime's optimiser calls the node Attention_0, but leaves the name of what it
  * replaced to the output, /encoder/layer.0/attention/self/Reshape_3_output_0.
  */
-export function projectionName({ node }: Site): string {
+export function projectionName(node: Node): string {
   const path = /^(\/.*\/([^/]+))\/[^/]+_output_\d+$/.exec(node.outputs[0]?.name ?? '');
   if (!path || !/^Attention_\d+$/.test(node.name)) return node.name;
   return `${path[1]}/${path[2] === 'attn' ? 'c_attn' : 'query_key_value'}/MatMul`;
@@ -24,7 +24,7 @@ export const packedAttention: Lowering = (node, at) => {
   const [x, weight] = [at.input(0), at.input(1)];
   const third = at.known(weight, 1) / 3;
   const widths = node.ints('qkv_hidden_sizes') ?? [third, third, third];
-  let projected = at.main('MatMul', [x, weight], {}, { name: projectionName(at) });
+  let projected = at.main('MatMul', [x, weight], {}, { name: projectionName(node) });
   if (node.inputs[2]) projected = at.op('Add', [projected, node.inputs[2]]);
   const [query, key, value] = at
     .split(projected, widths, 2)
