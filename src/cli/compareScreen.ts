@@ -23,10 +23,12 @@ export function compareScreen(
   let total = 0;
   let ended = 0;
   let stepsInAll = 0;
-  /** Steps of ended runs, and how many of those took none of this call's time. */
   let stepsEnded = 0;
-  let stepsBefore = 0;
-  let started = now();
+  /** Runs that have not ended. */
+  const open = new Map<string, Job>();
+  /** Time and steps of ended runs of this call, by method; most runs at the same time. */
+  const spent = new Map<string, Pace>();
+  let width = 1;
   const said = new Set<string>();
   let drawn = false;
   let drawnAt = Number.NEGATIVE_INFINITY;
@@ -44,11 +46,28 @@ export function compareScreen(
     out.write(`${line}\n`);
   };
   const stepsDone = () => stepsEnded + [...running.values()].reduce((sum, { step }) => sum + step, 0);
-  /** Seconds left at the pace of this call; steps that were there before it (resumed ones too) took none of its time. */
+  /** What the runs of each method have taken in this call; what was there before it (resumed steps too) took nothing. */
+  const paces = (): Map<string, Pace> => {
+    const all = new Map(spent);
+    for (const { job, began, step, first = 0 } of running.values())
+      all.set(methodOf(job), plus(all.get(methodOf(job)), { ms: now() - began, steps: step - first }));
+    return all;
+  };
+  /**
+   * Seconds left, each run at the pace of its method (one that scores ranks takes longer for its steps), or at that of
+   * all while its method has none.
+   */
   const left = (): number | undefined => {
-    const resumed = [...running.values()].reduce((sum, { first }) => sum + (first ?? 0), 0);
-    const made = stepsDone() - stepsBefore - resumed;
-    return made > 0 ? (((now() - started) / made) * (stepsInAll - stepsDone())) / 1000 : undefined;
+    const known = paces();
+    const overall = [...known.values()].reduce(plus, { ms: 0, steps: 0 });
+    if (overall.steps === 0) return undefined;
+    const times = [...open.values()].map((job) => {
+      const own = known.get(methodOf(job));
+      const pace = own && own.steps > 0 ? own : overall;
+      return (pace.ms / pace.steps) * (job.steps - (running.get(job.id)?.step ?? 0));
+    });
+    const inAll = times.reduce((sum, ms) => sum + ms, 0);
+    return Math.max(inAll / width, ...times) / 1000;
   };
   const draw = () => {
     if (!live || now() - drawnAt < liveInterval) return;
@@ -73,8 +92,9 @@ export function compareScreen(
       total = jobs.length;
       ended = finished.length;
       stepsInAll = jobs.reduce((sum, { steps }) => sum + steps, 0);
-      stepsEnded = stepsBefore = finished.reduce((sum, { steps }) => sum + steps, 0);
-      started = now();
+      stepsEnded = finished.reduce((sum, { steps }) => sum + steps, 0);
+      open.clear();
+      for (const job of jobs) if (!finished.some(({ id }) => id === job.id)) open.set(job.id, job);
       const search = jobs[0]?.kind === 'search';
       const what = plural(jobs.length, search ? 'search run' : 'run');
       print(
@@ -87,6 +107,7 @@ export function compareScreen(
     },
     onStart(job) {
       running.set(job.id, { job, began: now(), step: 0 });
+      width = Math.max(width, running.size);
       draw();
     },
     onPlan(job, { startStep }) {
@@ -102,8 +123,9 @@ export function compareScreen(
     onEnd(job, failure) {
       const { began, step, first = 0 } = running.get(job.id) ?? { began: now(), step: 0 };
       running.delete(job.id);
-      // Steps that no time went into: those before a resumed run's checkpoint, and those that a failed run never made.
-      stepsBefore += first + (failure ? job.steps - step : 0);
+      open.delete(job.id);
+      const took = { ms: now() - began, steps: (failure ? step : job.steps) - first };
+      spent.set(methodOf(job), plus(spent.get(methodOf(job)), took));
       if (failure?.kind !== 'interrupted') {
         ended++;
         stepsEnded += job.steps;
@@ -138,3 +160,16 @@ export function compareScreen(
     },
   };
 }
+
+interface Pace {
+  readonly ms: number;
+  readonly steps: number;
+}
+
+const plus = (a: Pace | undefined, b: Pace): Pace => ({
+  ms: (a?.ms ?? 0) + b.ms,
+  steps: (a?.steps ?? 0) + b.steps,
+});
+
+/** `alora` of `alora-1a2b3c4d/seed-0`. */
+const methodOf = ({ id }: Job): string => id.replace(/-[^-/]*\/.*$/, '');

@@ -33,6 +33,24 @@ describe('the screen of a comparison', () => {
     expect(out()).not.toContain('\r');
   });
 
+  it('takes each method at its own pace, and runs at the same time together', () => {
+    const { made, out, wait } = screen(false);
+    const jobs = ['lora-1/seed-0', 'alora-2/seed-0', 'lora-1/seed-1', 'alora-2/seed-1'].map(job);
+    made.onQueue?.(jobs, []);
+    for (const one of jobs.slice(0, 2)) made.onStart?.(one);
+    wait(10_000);
+    made.onStep?.(jobs[0]!, 100, 1);
+    made.onStep?.(jobs[1]!, 50, 1);
+    made.onEnd?.(jobs[0]!);
+    // alora takes 0.2 s a step and has 150 to go, lora 0.1 s and 100: 40 s of work, two runs at a time.
+    expect(out()).toMatch(/\[1\/4\] lora-1\/seed-0: 0:10 · 0:20 left/);
+    wait(30_000);
+    made.onStep?.(jobs[1]!, 100, 1);
+    made.onEnd?.(jobs[1]!);
+    // alora's last 50 steps, with their scoring, took 30 s: 0.4 s a step, and that run is the longest.
+    expect(out()).toMatch(/\[2\/4\] alora-2\/seed-0: 0:40 · 0:40 left/);
+  });
+
   it('reports a failure and goes on, and says what all runs share once', () => {
     const { made, out, err } = screen(false);
     const jobs = ['lora-1/seed-0', 'sora-2/seed-0'].map(job);
