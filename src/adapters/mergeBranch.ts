@@ -40,21 +40,23 @@ export function addBranches(
   const modules = new Set<string>();
   const places = placesOf(model, config);
   const adapter = packedFor(places, given, config);
+  const replaced = new Map<Value, Value>();
   for (const { graph, module } of places) {
     const { name } = module;
+    const at = { outer: model.graph, graph, file, types, replaced };
     const weights = adapter.modules.get(name);
     if (weights && weights.rank > 0) {
       checkShape(file, module, weights.in, weights.out);
       for (const use of module.uses) {
-        const dtype = types.get(use.input.name) ?? 'float32';
+        const dtype = typeOfInput(at, use);
         const shared = factors.get(`${name} ${dtype}`) ?? factorsOf(model.graph, name, weights, dtype);
         factors.set(`${name} ${dtype}`, shared);
-        addBranch(graph, name, use, ...shared);
+        addBranch(at, name, use, ...shared);
       }
       keys.add(name);
       modules.add(name);
     }
-    for (const key of replaceHead(model.graph, graph, file, module, adapter, types)) {
+    for (const key of replaceHead(at, module, adapter)) {
       keys.add(key);
       modules.add(name);
     }
@@ -90,58 +92,51 @@ function factorsOf(
   ];
 }
 
-function addBranch(
-  graph: Graph,
-  name: string,
-  { input, output }: ModuleUse,
-  left: Value,
-  right: Value,
-): void {
-  const make = new Builder(graph, `/${name.replaceAll('.', '/')}/lora`);
-  const delta = make.op('MatMul', [make.op('MatMul', [input, left]), right]);
-  replaceOutput(graph, output, make.op('Add', [output, delta]));
+/** Where a module is rewritten. */
+interface Site {
+  readonly outer: Graph;
+  readonly graph: Graph;
+  readonly file: string;
+  readonly types: ReadonlyMap<string, DType>;
+  /** What stands in the place of a layer's output. The next layer may read that output directly. */
+  readonly replaced: Map<Value, Value>;
 }
 
-/** Readers take the new value; an output of the graph keeps its name and type. */
-function replaceOutput(graph: Graph, old: Value, value: Value): void {
-  const isOutput = graph.outputs.includes(old);
-  graph.replaceUses(old, value, new Set([value.producer!]));
-  if (!isOutput) return;
-  const { name } = old;
-  old.name = graph.unique(`${name}/base`);
-  value.name = name;
-  value.dtype = old.dtype;
-  value.shape = old.shape;
+const inputOf = ({ replaced }: Site, { input }: ModuleUse) => replaced.get(input) ?? input;
+const typeOfInput = (at: Site, use: ModuleUse) => at.types.get(inputOf(at, use).name) ?? 'float32';
+
+function replaceOutput({ graph, replaced }: Site, { output }: ModuleUse, value: Value): void {
+  graph.takePlace(output, value, new Set([value.producer!]));
+  replaced.set(output, value);
+}
+
+function addBranch(at: Site, name: string, use: ModuleUse, left: Value, right: Value): void {
+  const make = new Builder(at.graph, `/${name.replaceAll('.', '/')}/lora`);
+  const delta = make.op('MatMul', [make.op('MatMul', [inputOf(at, use), left]), right]);
+  replaceOutput(at, use, make.op('Add', [use.output, delta]));
 }
 
 /** Puts the trained weights of a head in the place of its product; returns the adapter's entries that it used. */
-function replaceHead(
-  outer: Graph,
-  graph: Graph,
-  file: string,
-  module: LinearModule,
-  adapter: PeftAdapter,
-  types: ReadonlyMap<string, DType>,
-): string[] {
+function replaceHead(at: Site, module: LinearModule, adapter: PeftAdapter): string[] {
   const saved = adapter.saved.get(`${module.name}.weight`);
   if (!saved) return [];
   const [rows = 0, columns = 0] = saved.dims;
   const inOut = module.fanInFanOut;
-  checkShape(file, module, ...(inOut ? ([rows, columns] as const) : ([columns, rows] as const)));
+  checkShape(at.file, module, ...(inOut ? ([rows, columns] as const) : ([columns, rows] as const)));
   const values = inOut ? saved.toFloat32() : transposed(saved.toFloat32(), rows, columns);
-  const dtype = types.get(module.input.name) ?? 'float32';
-  const make = new Builder(graph, `/${module.name.replaceAll('.', '/')}/trained`);
-  const weight = outer.constant(
+  const dtype = typeOfInput(at, module);
+  const make = new Builder(at.graph, `/${module.name.replaceAll('.', '/')}/trained`);
+  const weight = at.outer.constant(
     `${module.name}.weight.trained`,
     Tensor.of(dtype, values, [module.in, module.out]),
   );
   const bias = adapter.saved.get(`${module.name}.bias`);
-  if (bias) setBias(file, module, bias);
-  for (const { node, input, output } of module.uses) {
-    const product = make.op('MatMul', [input, weight]);
+  if (bias) setBias(at.file, module, bias);
+  for (const use of module.uses) {
+    const product = make.op('MatMul', [inputOf(at, use), weight]);
     // Gemm and the fused products add the bias themselves.
-    const fused = module.bias && node.inputs.find((value) => constantOf(value)?.value === module.bias);
-    replaceOutput(graph, output, fused ? make.op('Add', [product, fused]) : product);
+    const fused = module.bias && use.node.inputs.find((value) => constantOf(value)?.value === module.bias);
+    replaceOutput(at, use, fused ? make.op('Add', [product, fused]) : product);
   }
   return [`${module.name}.weight`, ...(bias ? [`${module.name}.bias`] : [])];
 }

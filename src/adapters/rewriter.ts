@@ -55,7 +55,8 @@ export function openRewriter(
   const parameters = new Map<TargetModule, ParameterSpec[]>();
   const inputs = new Map<string, Value>();
   const dropped = new Map<ModuleSite, Value>();
-  const replaced = new Map<ModuleSite, Value>();
+  /** What stands in the place of a module's output. Another module may read that output directly. */
+  const replaced = new Map<Value, Value>();
   let use = 0;
   const site = (module: TargetModule): ModuleSite => {
     const found = sites.get(module)?.[use];
@@ -80,7 +81,7 @@ export function openRewriter(
       (options.alpha === undefined ? 1 : options.alpha / options.budget.rank),
     input(module) {
       const place = site(module);
-      const x = place.input;
+      const x = replaced.get(place.input) ?? place.input;
       if (!options.dropout) return x;
       let masked = dropped.get(place);
       if (!masked) {
@@ -92,7 +93,7 @@ export function openRewriter(
       }
       return masked;
     },
-    output: (module) => replaced.get(site(module)) ?? site(module).output,
+    output: (module) => replaced.get(site(module).output) ?? site(module).output,
     weight: (module) => site(module).weight,
     parameter(module, spec) {
       const name = parameterInput(module, spec.role);
@@ -134,8 +135,10 @@ export function openRewriter(
     replaceOutput(module, value) {
       const old = rewriter.output(module);
       const own = new Set(value.producer ? [value.producer] : []);
-      graph.replaceUses(old, value, own);
-      replaced.set(site(module), value);
+      // An output keeps its name; other values show by theirs who made them.
+      if (graph.outputs.includes(old)) graph.takePlace(old, value, own);
+      else graph.replaceUses(old, value, own);
+      replaced.set(site(module).output, value);
     },
   };
   return {

@@ -212,6 +212,19 @@ export class Graph {
     this.outputs = this.outputs.map((value) => (value === old ? replacement : value));
   }
 
+  /**
+   * Puts `value` in the place of `old`: its readers (`except` those nodes), its place among the outputs, its name, and
+   * its type where `value` has none. `old` stays under another name.
+   */
+  takePlace(old: Value, value: Value, except?: ReadonlySet<Node>): void {
+    this.replaceUses(old, value, except);
+    const { name } = old;
+    old.name = this.unique(`${name}/before`);
+    value.name = name;
+    value.dtype ??= old.dtype;
+    value.shape ??= old.shape;
+  }
+
   /** Removes nodes whose outputs nobody reads any more. */
   remove(nodes: Iterable<Node>): void {
     const gone = new Set(nodes);

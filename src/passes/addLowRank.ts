@@ -27,12 +27,7 @@ export function addLowRank(model: Model): number {
     const sum = readSum(node, graph);
     if (!sum) continue;
     for (const add of sum.adds) within.add(add);
-    const { output } = node;
-    const { name } = output;
-    const total = writer.write(sum, output);
-    graph.replaceUses(output, total);
-    output.name = graph.unique(`${name}/before`);
-    total.name = name;
+    graph.takePlace(node.output, writer.write(sum, node.output));
     changed++;
   }
   if (changed === 0) return 0;

@@ -31,10 +31,7 @@ export function fuseGelu(model: Model): number {
       shape: node.output.shape,
     });
     y.producer!.metadata = node.metadata;
-    const { name } = node.output;
-    graph.replaceUses(node.output, y);
-    node.output.name = graph.unique(`${name}/before`);
-    y.name = name;
+    graph.takePlace(node.output, y);
   }
   prune(graph);
   return found.length;

@@ -32,10 +32,7 @@ export function fuseRotary(model: Model): number {
       shape: node.output.shape,
     });
     y.producer!.metadata = node.metadata;
-    const { name } = node.output;
-    graph.replaceUses(node.output, y);
-    node.output.name = graph.unique(`${name}/before`);
-    y.name = name;
+    graph.takePlace(node.output, y);
   }
   model.opsets.set('com.microsoft', 1);
   prune(graph);

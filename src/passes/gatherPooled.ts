@@ -31,10 +31,7 @@ export function gatherPooled(model: Model): number {
     const { output, gathered } = gatherRows(model, hidden, make.op('Add', [starts, place], vector));
     // Gathered where it was: nothing below works position by position.
     if (gathered.includes(hidden)) continue;
-    const { name } = node.output;
-    graph.replaceUses(node.output, output);
-    node.output.name = graph.unique(`${name}/before`);
-    output.name = name;
+    graph.takePlace(node.output, output);
     changed++;
   }
   prune(graph);

@@ -62,9 +62,7 @@ export function int8Products(model: Model, options: Int8Options): number {
     const scaled = builder.op('Mul', [product, rows.size], { ...type, name: `${name}/int8/Mul` });
     const y = bias ? builder.op('Add', [scaled, bias], { ...type, name: `${name}/int8/Add` }) : scaled;
     y.producer!.metadata = node.metadata;
-    const old = node.output;
-    graph.replaceUses(old, y);
-    [old.name, y.name] = [y.name, old.name];
+    graph.takePlace(node.output, y);
     changed++;
   }
   if (changed === 0) return 0;

@@ -1,5 +1,5 @@
 import { Builder } from '../onnx/builder.ts';
-import type { Model, Node, Value } from '../onnx/graph.ts';
+import type { Model, Value } from '../onnx/graph.ts';
 import { prune } from './prune.ts';
 
 /**
@@ -26,7 +26,7 @@ export function readTransposed(model: Model, { fused }: { readonly fused: boolea
       shape: node.output.shape,
     });
     if (!flat) model.opsets.set('com.microsoft', 1);
-    takeOver(model, node, product);
+    graph.takePlace(node.output, product);
     changed++;
   }
   if (changed > 0) prune(graph);
@@ -42,12 +42,4 @@ function swapped(value: Value, rank: number): Value | undefined {
   if (!perm || axes < rank || (axes > 2 && rank === 2)) return undefined;
   const last = perm.every((axis, i) => axis === (i < axes - 2 ? i : 2 * axes - 3 - i));
   return last ? (node.inputs[0] ?? undefined) : undefined;
-}
-
-/** The new value gets the readers and the name of the node's output. */
-function takeOver({ graph }: Model, node: Node, value: Value): void {
-  const { name } = node.output;
-  graph.replaceUses(node.output, value);
-  node.output.name = graph.unique(`${name}/before`);
-  value.name = name;
 }
