@@ -11,6 +11,7 @@ import { describe, type Model } from '../onnx/graph.ts';
 import { suitDevice } from '../passes/suitDevice.ts';
 import { adaptBackbone } from '../runtime/adaptBackbone.ts';
 import { type BackboneKind, rowsOfExample } from '../runtime/backbone.ts';
+import { type Compute, openInt8, requireInt8 } from '../runtime/compute.ts';
 import { type MissingKernel, missingKernels } from '../runtime/deviceKernels.ts';
 import { activationBytes, weightBytes } from '../runtime/memory.ts';
 import type { Device } from '../runtime/session.ts';
@@ -28,6 +29,8 @@ export interface InspectOptions {
   readonly maxLength?: number;
   /** As train.recompute. */
   readonly recompute?: boolean;
+  /** As model.compute, for the memory estimate. Errors: COMPUTE_NOTHING. */
+  readonly compute?: Compute;
   /** Also lists the operators of the training step that this device leaves to the CPU. */
   readonly device?: Device;
 }
@@ -70,6 +73,7 @@ export interface Inspection {
     readonly batchSize: number;
     readonly maxLength: number;
     readonly recompute: boolean;
+    readonly compute: Compute;
     readonly weights: number;
     /** Intermediate tensors of step and evaluation. */
     readonly activations: number;
@@ -101,7 +105,7 @@ export async function inspectModel(path: string, options: InspectOptions = {}): 
     const output = backbone.model.graph.findOutput(backbone.output);
     const trainable =
       missing.length === 0 && (backbone.kind !== 'encoder' || typeof output?.shape?.at(-1) === 'number');
-    const graphs = trainable ? graphsOf(opened, targets, options) : undefined;
+    const graphs = trainable ? await graphsOf(opened, targets, options) : undefined;
     const computed = graphs?.step ?? backbone.model;
     return {
       folder: directory.folder,
@@ -157,11 +161,11 @@ interface Graphs {
 }
 
 /** Step and evaluation with plain LoRA on the targets, as the device runs them. */
-function graphsOf(
-  { backbone }: OpenedModel,
+async function graphsOf(
+  { backbone, workspace }: OpenedModel,
   targets: readonly LinearModule[],
-  { recompute, device }: InspectOptions,
-): Graphs {
+  { recompute, device, compute }: InspectOptions,
+): Promise<Graphs> {
   const adapted = adaptBackbone(backbone, {
     strategy: probeStrategy,
     options: {},
@@ -174,6 +178,11 @@ function graphsOf(
   });
   const graphs = { step: stepGraph(adapted, { recompute, device }), evaluation: evaluationGraph(adapted) };
   for (const graph of Object.values(graphs)) suitDevice(graph, device ?? 'cpu');
+  if (compute === 'int8') {
+    const toInt8 = openInt8(workspace, adapted.outputWeights);
+    await toInt8(graphs.evaluation);
+    requireInt8(await toInt8(graphs.step));
+  }
   return graphs;
 }
 
@@ -182,10 +191,10 @@ const isPooled = (output: string) => output === 'sentence_embedding';
 function estimate(
   { backbone }: OpenedModel,
   graphs: Graphs | undefined,
-  { batchSize = 16, maxLength = 128, recompute = false }: InspectOptions,
+  { batchSize = 16, maxLength = 128, recompute = false, compute = 'float32' }: InspectOptions,
 ): Inspection['memory'] {
   const weights = weightBytes(backbone.model);
-  const shape = { batchSize, maxLength, recompute, weights };
+  const shape = { batchSize, maxLength, recompute, compute, weights };
   if (!graphs) return { ...shape, activations: 0, total: processBytes + 2 * weights };
   const labels = batchSize * rowsOfExample(backbone.kind, maxLength);
   const lengths: Record<string, number> = { labels, ...chunkLengths('labels', labels) };
@@ -197,5 +206,10 @@ function estimate(
     });
   const arenas = Object.values(graphs).map((graph) => activationBytes(graph, lengths).arena);
   const activations = Math.round(besideArenas * arenas.reduce((sum, bytes) => sum + bytes, 0));
-  return { ...shape, activations, total: processBytes + 2 * weights + activations };
+  const mapped =
+    compute === 'int8'
+      ? // The step's products keep a packed copy beside the file that both read.
+        2 * weightBytes(graphs.step) + weightBytes(graphs.evaluation)
+      : 2 * weights;
+  return { ...shape, activations, total: processBytes + mapped + activations };
 }

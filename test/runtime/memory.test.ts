@@ -76,21 +76,36 @@ describe('inspect predicts the peak memory of training', () => {
     put(dir, 'rows.jsonl', `${row}\n`.repeat(24));
   });
 
-  it.each([false, true])('within 15 % (recompute: %s)', async (recompute) => {
+  it.each([
+    [false, 'float32'],
+    [true, 'float32'],
+    [false, 'int8'],
+  ])('within 15 % (recompute: %s, compute: %s)', async (recompute, compute) => {
     put(
       dir,
       'run.yaml',
-      `model: {path: model}
+      `model: {path: model, compute: ${compute}}
 data: {task: text, train: rows.jsonl, dev: rows.jsonl, maxLength: 64, maxRows: {dev: 12}}
 budget: {rank: 8}
 train: {steps: 2, batchSize: 12, warmup: 0, evalEvery: 0, checkpointEvery: 0, sample: false, recompute: ${recompute}}
 runtime: {threads: 1}
-output: out-${recompute}
+output: out-${recompute}-${compute}
 `,
     );
     expect((await run(dir, ['train', 'run.yaml'])).code).toBe(0);
-    const { peakMemory } = JSON.parse(readFileSync(join(dir, `out-${recompute}`, 'result.json'), 'utf8'));
-    const flags = ['--rows', '12', '--length', '64', ...(recompute ? ['--recompute'] : []), '--json'];
+    const { peakMemory } = JSON.parse(
+      readFileSync(join(dir, `out-${recompute}-${compute}`, 'result.json'), 'utf8'),
+    );
+    const flags = [
+      '--rows',
+      '12',
+      '--length',
+      '64',
+      '--compute',
+      compute,
+      ...(recompute ? ['--recompute'] : []),
+      '--json',
+    ];
     const { memory } = JSON.parse((await run(dir, ['inspect', 'model', ...flags])).stdout);
     expect(Math.abs(memory.total / peakMemory - 1)).toBeLessThan(0.15);
   });

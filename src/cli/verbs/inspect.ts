@@ -12,6 +12,7 @@ interface Options {
   readonly rows: number;
   readonly length: number;
   readonly recompute?: boolean;
+  readonly compute: 'float32' | 'int8';
   readonly device?: 'cpu' | 'cuda' | 'webgpu';
   readonly json?: boolean;
 }
@@ -31,6 +32,11 @@ export function addVerb(program: Command): void {
     .option('--length <n>', 'tokens of a row, for the memory estimate', integer(1), 128)
     .option('--recompute', 'estimate the memory with train.recompute')
     .addOption(
+      new Option('--compute <type>', 'estimate the memory with model.compute')
+        .choices(['float32', 'int8'])
+        .default('float32'),
+    )
+    .addOption(
       new Option('--device <device>', 'list operators that this device leaves to the CPU').choices([
         'cpu',
         'cuda',
@@ -44,7 +50,7 @@ export function addVerb(program: Command): void {
 
 async function inspectModel(
   path: string,
-  { targets, file, rows, length, recompute, device, json }: Options,
+  { targets, file, rows, length, recompute, compute, device, json }: Options,
 ): Promise<void> {
   const { inspect } = await import('../../index.ts');
   const list = targets === 'all-linear' ? targets : targets.split(',').map((word) => word.trim());
@@ -54,6 +60,7 @@ async function inspectModel(
     batchSize: rows,
     maxLength: length,
     recompute,
+    compute,
     device,
   });
   if (json) return printJson(model);
