@@ -1,5 +1,5 @@
 import { basename, join } from 'node:path';
-import type { AdapterSet } from '../adapters/adapterSet.ts';
+import { AdapterSet } from '../adapters/adapterSet.ts';
 import { transposed } from '../adapters/mergePlan.ts';
 import type { LinearModule, ModelConfig, TargetModule } from '../adapters/module.ts';
 import { classifierFile } from '../adapters/newClassifier.ts';
@@ -150,6 +150,26 @@ export function loadFactors(
     if (bias && adapters.has(head.module, 'bias'))
       adapters.parameter(head.module, 'bias').set(bias.toFloat32());
   }
+}
+
+/** An adapter that a run saved, laid out as the run's own are; it may have other ranks. */
+export function savedAdapters(
+  {
+    adapted,
+    modules,
+    backbone,
+    config,
+  }: Pick<Assembly, 'adapted' | 'modules' | 'backbone'> & {
+    readonly config: { readonly train: { readonly seed: number } };
+  },
+  folder: string,
+): AdapterSet {
+  const saved = adapterFor(folder, modules, backbone.config);
+  const ranks = adapted.modules.map((module) => saved.modules.get(module.name)?.rank ?? 0);
+  const heads = adapted.heads.map((head) => head.module);
+  const adapters = new AdapterSet(adapted.modules, adapted.parameters, ranks, config.train.seed, heads);
+  loadFactors(adapters, saved, adapted.heads);
+  return adapters;
 }
 
 /** Saves the adapter of a run as PEFT does. */

@@ -28,6 +28,23 @@ export interface TrainingState {
   readonly samples: readonly SampleEvent[];
 }
 
+/** Before step 0. */
+export const initialState: TrainingState = {
+  step: 0,
+  heldBackBatches: 0,
+  best: { step: 0, loss: Number.POSITIVE_INFINITY, evaluations: 0 },
+  firstDev: null,
+  bestDev: null,
+  lastDev: null,
+  firstTest: null,
+  ledger: { steps: 0, parameterSum: 0, rankSum: 0, peakParameters: 0, peakRanks: 0 },
+  scheduler: null,
+  allocations: 0,
+  secondsAllocating: 0,
+  seconds: 0,
+  samples: [],
+};
+
 /** Identity of what a checkpoint belongs to: sha256 of model file, data files and configuration. */
 export type RunHashes = Readonly<Record<string, string>>;
 
