@@ -26,9 +26,31 @@ export function cannotWrite(path: string, cause: unknown): AloraError {
   return new AloraError('storage', 'STORAGE_WRITE', `Cannot write ${basename(path)}`, {
     where: path,
     got: message ?? String(cause),
-    fix: 'Choose a folder that can be written.',
+    fix:
+      code === 'ENOTDIR' || code === 'EEXIST'
+        ? 'Choose another folder: a file stands where a folder is needed.'
+        : code === 'EFBIG'
+          ? 'Raise the limit on the size of files (ulimit -f).'
+          : 'Choose a folder that can be written.',
     cause,
   });
+}
+
+/**
+ * Makes a folder and those above it. Node's own recursive mkdir never returns where a folder cannot hold others
+ * (/proc), and says ENOENT where the file system is read-only.
+ */
+export function makeFolder(path: string): void {
+  try {
+    mkdirSync(path);
+  } catch (cause) {
+    const { code } = cause as NodeJS.ErrnoException;
+    const exists = statSync(path, { throwIfNoEntry: false })?.isDirectory();
+    if (exists) return;
+    if (code !== 'ENOENT' || existsSync(dirname(path))) throw cause;
+    makeFolder(dirname(path));
+    makeFolder(path);
+  }
 }
 
 /**
@@ -43,7 +65,7 @@ export function writeFileAtomic(
   const pieces = typeof content === 'string' ? [Buffer.from(content)] : content;
   const partial = `${path}.tmp`;
   try {
-    mkdirSync(dirname(path), { recursive: true });
+    makeFolder(dirname(path));
     const file = openSync(partial, 'w');
     try {
       for (const piece of pieces)
@@ -73,7 +95,7 @@ export function replaceFolder(folder: string, fill: (partial: string) => void): 
   try {
     recoverFolder(folder);
     rmSync(partial, { recursive: true, force: true });
-    mkdirSync(partial, { recursive: true });
+    makeFolder(partial);
     fill(partial);
     if (existsSync(folder)) renameSync(folder, previous(folder));
     renameSync(partial, folder);

@@ -4,14 +4,13 @@ import {
   constants,
   copyFileSync,
   fsyncSync,
-  mkdirSync,
   openSync,
   readSync,
   statSync,
   writeSync,
 } from 'node:fs';
 import { dirname, join, relative } from 'node:path';
-import { replaceFolder } from '../atomicFiles.ts';
+import { makeFolder, replaceFolder } from '../atomicFiles.ts';
 import { AloraError } from '../errors.ts';
 import { byteLength } from '../onnx/dtype.ts';
 import { writeModel } from '../onnx/encode.ts';
@@ -35,7 +34,7 @@ export function copyPatched(
   replaceFolder(out, (partial) => {
     for (const file of files) {
       const target = join(partial, file);
-      mkdirSync(dirname(target), { recursive: true });
+      makeFolder(dirname(target));
       const model = models.get(file);
       if (model) {
         referTo(model.graph, root, partial);

@@ -46,6 +46,7 @@ export function readSafetensors(path: string): SafeTensors {
   if (!existsSync(path) || !statSync(path).isFile())
     throw new AloraError('model', 'MODEL_NOT_FOUND', 'There is no .safetensors file at this path', {
       where: path,
+      fix: 'Give the path of a file that save_pretrained or onnx-alora wrote.',
     });
   const bytes = readFileSync(path);
   if (bytes.byteLength < 8) throw damaged(path, `${bytes.byteLength} bytes`);

@@ -1,7 +1,7 @@
 import { join } from 'node:path';
 import type { RunInfo, RunResult, SampleEvent, SplitResult } from '../training/reporter.ts';
 import { bytes, clock, decimal, plural, thousands } from './format.ts';
-import { shortPath } from './paths.ts';
+import { shellWord, shortPath } from './paths.ts';
 import type { Colours } from './terminal.ts';
 
 /** What a finished run leaves on the screen: scores before and after, samples, budget, files, next commands. */
@@ -47,11 +47,12 @@ export function runSummary(
   // A model that writes has written a sample; others classify, tag or transcribe.
   const prompt = (after ?? before)?.prompt.split('\n')[0]?.slice(0, 40);
   const split = result.test ? 'test' : result.dev ? 'dev' : 'train';
+  const [best, base] = [shellWord(join(out, 'best')), shellWord(model)];
   section('next', [
     prompt === undefined
-      ? `npx onnx-alora eval ${join(out, 'run.yaml')} --adapter ${join(out, 'best')} --split ${split}`
-      : `npx onnx-alora generate --model ${model} --adapter ${join(out, 'best')} --prompt ${JSON.stringify(prompt)}`,
-    `npx onnx-alora merge ${join(out, 'best')} --model ${model} --out ${join(out, 'merged')}`,
+      ? `npx onnx-alora eval ${shellWord(join(out, 'run.yaml'))} --adapter ${best} --split ${split}`
+      : `npx onnx-alora generate --model ${base} --adapter ${best} --prompt ${/^\w+$/.test(prompt) ? `"${prompt}"` : shellWord(prompt)}`,
+    `npx onnx-alora merge ${best} --model ${base} --out ${shellWord(join(out, 'merged'))}`,
   ]);
   return lines.join('\n');
 }

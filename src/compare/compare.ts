@@ -1,5 +1,6 @@
-import { existsSync, mkdirSync, readFileSync } from 'node:fs';
+import { existsSync, readFileSync } from 'node:fs';
 import { join } from 'node:path';
+import { makeFolder } from '../atomicFiles.ts';
 import { stringifyRunConfig } from '../config/write.ts';
 import { AloraError } from '../errors.ts';
 import { takeLock } from '../training/lock.ts';
@@ -93,7 +94,7 @@ export async function runComparison(file: CompareFile, options: CompareOptions):
   const fingerprint = fingerprinter();
   const plan = await planComparison(file, fingerprint);
   const { output, labels, info } = plan;
-  mkdirSync(output, { recursive: true });
+  makeFolder(output);
   reporter.onOutput?.(output);
   const release = await takeLock(join(output, '.lock'));
   try {

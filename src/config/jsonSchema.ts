@@ -111,9 +111,12 @@ export function keyPaths(schema: JsonSchema, prefix = ''): string[] {
 
 const largest = 2 ** 31;
 
-/** What a schema accepts, in words: `integer, at least 1`; `linear, cosine or constant`. */
-export function describeAllowed(schema: JsonSchema): string {
-  if (schema.anyOf) return schema.anyOf.map(describeAllowed).join(', or ');
+/**
+ * What a schema accepts, in words: `integer, at least 1`; `linear, cosine or constant`. Bounds that nobody meets are
+ * left out, unless the value `got` does.
+ */
+export function describeAllowed(schema: JsonSchema, got?: unknown): string {
+  if (schema.anyOf) return schema.anyOf.map((variant) => describeAllowed(variant, got)).join(', or ');
   if (schema.const !== undefined) return String(schema.const);
   if (schema.enum)
     return schema.enum
@@ -135,7 +138,9 @@ export function describeAllowed(schema: JsonSchema): string {
       schema.exclusiveMinimum !== undefined && `above ${schema.exclusiveMinimum}`,
       schema.minimum !== undefined && `at least ${schema.minimum}`,
       schema.exclusiveMaximum !== undefined && `below ${schema.exclusiveMaximum}`,
-      schema.maximum !== undefined && schema.maximum < largest && `at most ${schema.maximum}`,
+      schema.maximum !== undefined &&
+        (schema.maximum < largest || (typeof got === 'number' && got > schema.maximum)) &&
+        `at most ${schema.maximum}`,
     ].filter((bound) => bound !== false);
     return [schema.type === 'integer' ? 'an integer' : 'a number', ...bounds].join(', ');
   }

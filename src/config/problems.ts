@@ -97,7 +97,7 @@ export function fromZodIssues(
       return issue.keys.map((key) => unknownKey(key, issue.path, siblings, schema));
     }
     const got = valueAt(value, issue.path);
-    const allowed = here && describeAllowed(here);
+    const allowed = here && describeAllowed(here, got);
     if (got === undefined)
       return [
         {
@@ -142,7 +142,13 @@ export function valueAt(value: unknown, path: readonly PropertyKey[]): unknown {
 
 /** A value short enough for one line. */
 export function show(value: unknown): string {
-  const text = typeof value === 'string' ? `"${value}"` : (JSON.stringify(value) ?? String(value));
+  // JSON has no NaN and no Infinity.
+  const text =
+    typeof value === 'string'
+      ? `"${value}"`
+      : typeof value === 'number'
+        ? String(value)
+        : (JSON.stringify(value) ?? String(value));
   return text.length > 80 ? `${text.slice(0, 77)}...` : text;
 }
 

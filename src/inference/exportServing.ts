@@ -2,7 +2,7 @@ import { mkdirSync, readdirSync } from 'node:fs';
 import { basename, join } from 'node:path';
 import { readPeft } from '../adapters/peft.ts';
 import { writeSafetensors } from '../adapters/safetensors.ts';
-import { fillNewFolder, writeFileAtomic } from '../atomicFiles.ts';
+import { fillNewFolder, makeFolder, writeFileAtomic } from '../atomicFiles.ts';
 import { readModel } from '../onnx/decode.ts';
 import type { Value } from '../onnx/graph.ts';
 import { Tensor } from '../onnx/tensor.ts';
@@ -44,7 +44,7 @@ async function writeServing({
     folder,
     adapter: fitAdapter(readPeft(folder), sites, directory.config),
   }));
-  mkdirSync(out, { recursive: true });
+  makeFolder(out);
   const workspace = openWorkspace({ folder: out });
   try {
     workspace.shareWeights(model.graph);

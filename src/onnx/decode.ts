@@ -4,6 +4,7 @@ import onnxProto from 'onnx-proto';
 import { AloraError } from '../errors.ts';
 import { byteLength, type DType, dtypeOf } from './dtype.ts';
 import { type Attribute, type Dim, Graph, type Model, Node, type Value } from './graph.ts';
+import { otherFormat } from './otherFormats.ts';
 import { embeddedKey, skimModel } from './skim.ts';
 import { type ExternalData, liesBelow, Tensor } from './tensor.ts';
 import { type WireField, wireEntry, wireFields } from './wire.ts';
@@ -19,10 +20,11 @@ type AttributeProto = InstanceType<Proto['AttributeProto']>;
 const integer = (value: unknown): number => Number(value);
 
 function broken(path: string, cause: unknown): AloraError {
+  const other = otherFormat(path);
   return new AloraError('model', 'MODEL_UNREADABLE', 'The file is not a readable ONNX model', {
     where: path,
-    got: cause instanceof Error ? cause.message : undefined,
-    fix: 'Download or export the file again; a Git LFS pointer or a cut download looks like this.',
+    got: other?.what ?? (cause instanceof Error ? cause.message : undefined),
+    fix: other?.fix ?? 'Download or export the file again; a cut download looks like this.',
     cause,
   });
 }
@@ -261,7 +263,7 @@ class GraphReader {
           fix: 'Put the data file beside the .onnx file and export with a relative location.',
         },
       );
-    if (!existsSync(path))
+    if (!existsSync(path) || !statSync(path).isFile())
       throw new AloraError(
         'model',
         'MODEL_EXTERNAL_MISSING',

@@ -204,10 +204,15 @@ const builders = { step: stepGraph, evaluation: evaluationGraph, gateGradients: 
 
 /** Refuses losses that are not finite; the state on disk stays the last good one. */
 export function requireFinite(loss: number, step: number): void {
-  if (!Number.isFinite(loss))
-    throw new AloraError('diverged', 'TRAIN_DIVERGED', 'The loss is not finite: training diverged', {
-      where: `step ${step}`,
+  if (Number.isFinite(loss)) return;
+  if (step === 0)
+    throw new AloraError('model', 'MODEL_NOT_FINITE', 'The loss is not finite before the first step', {
       got: loss,
-      fix: 'Lower train.learningRate, raise train.warmup, or set train.clip; the last checkpoint is kept.',
+      fix: 'Use another file of the model: this one holds NaN, or its float16 numbers overflow (then take float32).',
     });
+  throw new AloraError('diverged', 'TRAIN_DIVERGED', 'The loss is not finite: training diverged', {
+    where: `step ${step}`,
+    got: loss,
+    fix: 'Lower train.learningRate, raise train.warmup, or lower train.clip; what was saved stays.',
+  });
 }

@@ -185,7 +185,7 @@ async function runOrExplain(
   } catch (cause) {
     throw new AloraError('model', 'MODEL_RUN', 'ONNX Runtime failed while generating text', {
       got: (cause instanceof Error ? cause.message : String(cause)).split('\n')[0]!.slice(0, 400),
-      fix: "Check that the prompt and the new tokens fit the model's longest context.",
+      fix: "Check that tokenizer.json is the model's own, and that prompt and new tokens fit its longest context.",
       cause,
     });
   }

@@ -1,9 +1,9 @@
-import { createWriteStream, existsSync, mkdirSync, renameSync, rmSync } from 'node:fs';
+import { createWriteStream, existsSync, renameSync, rmSync } from 'node:fs';
 import { homedir } from 'node:os';
 import { dirname, join, resolve } from 'node:path';
 import { Readable } from 'node:stream';
 import { pipeline } from 'node:stream/promises';
-import { cannotWrite } from '../atomicFiles.ts';
+import { cannotWrite, makeFolder } from '../atomicFiles.ts';
 import { AloraError } from '../errors.ts';
 import { preferredFiles } from './modelDirectory.ts';
 
@@ -60,7 +60,7 @@ async function download(id: string, name: string, target: string): Promise<void>
   const response = await request(`${endpoint()}/${id}/resolve/main/${name}`, id);
   const partial = `${target}.tmp`;
   try {
-    mkdirSync(dirname(target), { recursive: true });
+    makeFolder(dirname(target));
     await pipeline(Readable.fromWeb(response.body! as never), createWriteStream(partial));
     renameSync(partial, target);
   } catch (cause) {

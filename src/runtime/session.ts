@@ -103,7 +103,9 @@ export async function runSession(
   } catch (cause) {
     throw new AloraError('model', 'MODEL_RUN', `ONNX Runtime failed while running the ${name} graph`, {
       got: firstLine(cause instanceof Error ? cause.message : String(cause)),
-      fix: 'Check that data.maxLength does not pass the longest context of the model.',
+      fix: /out of (data )?bounds/.test(String(cause))
+        ? "Check that tokenizer.json is the model's own, and that data.maxLength does not pass its longest context."
+        : 'Check that data.maxLength does not pass the longest context of the model.',
       cause,
     });
   }

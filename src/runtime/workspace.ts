@@ -1,6 +1,7 @@
 import { mkdtempSync, readdirSync, rmSync } from 'node:fs';
 import { hostname, tmpdir } from 'node:os';
 import { join } from 'node:path';
+import { AloraError } from '../errors.ts';
 import { writeModel, writeTensors } from '../onnx/encode.ts';
 import type { Graph, Model } from '../onnx/graph.ts';
 import type { Tensor } from '../onnx/tensor.ts';
@@ -48,9 +49,13 @@ function isAlive(pid: number): boolean {
 
 /** Removes what killed processes of this machine left: as many bytes as their models. */
 function removeAbandoned(): void {
-  for (const name of readdirSync(tmpdir())) {
-    const pid = name.startsWith(namePrefix) ? Number(name.slice(namePrefix.length).split('-')[0]) : 0;
-    if (pid > 0 && !isAlive(pid)) rmSync(join(tmpdir(), name), { recursive: true, force: true });
+  try {
+    for (const name of readdirSync(tmpdir())) {
+      const pid = name.startsWith(namePrefix) ? Number(name.slice(namePrefix.length).split('-')[0]) : 0;
+      if (pid > 0 && !isAlive(pid)) rmSync(join(tmpdir(), name), { recursive: true, force: true });
+    }
+  } catch {
+    // Another user's: it stays.
   }
 }
 
@@ -61,9 +66,28 @@ function temporaryFolder(): string {
     process.once('exit', removeTemporary);
     removeAbandoned();
   }
-  const folder = mkdtempSync(join(tmpdir(), `${namePrefix}${process.pid}-`));
-  temporary.add(folder);
-  return folder;
+  try {
+    const folder = mkdtempSync(join(tmpdir(), `${namePrefix}${process.pid}-`));
+    temporary.add(folder);
+    return folder;
+  } catch (cause) {
+    throw new AloraError('storage', 'STORAGE_TEMPORARY', 'No temporary folder can be made', {
+      where: tmpdir(),
+      got: (cause as Error).message,
+      fix: 'Set TMPDIR (TEMP on Windows) to a folder that can be written, with room for the weights of the model.',
+      cause,
+    });
+  }
+}
+
+/** A write to the temporary folder that failed: the output is not at fault. */
+function temporaryIsFull(path: string, cause: unknown): unknown {
+  if (!(cause instanceof AloraError) || cause.kind !== 'storage') return cause;
+  return new AloraError('storage', cause.code, cause.message, {
+    ...cause.details,
+    where: path,
+    fix: 'Free space there, or set TMPDIR (TEMP on Windows) to a folder with room for the weights of the model.',
+  });
 }
 
 /** Without `folder`, a temporary one that goes when the workspace is closed or the process ends. */
@@ -72,8 +96,14 @@ export function openWorkspace(options: { readonly folder?: string } = {}): Works
   // A temporary folder is gone with the process: nothing in it needs to be flushed to the disk.
   const kept = { flush: options.folder !== undefined };
   let files = 0;
-  const store = (tensors: readonly Tensor[]) =>
-    writeTensors(tensors, join(folder, `weights-${files++}.bin`), kept);
+  const store = (tensors: readonly Tensor[]) => {
+    const path = join(folder, `weights-${files++}.bin`);
+    try {
+      return writeTensors(tensors, path, kept);
+    } catch (cause) {
+      throw options.folder === undefined ? temporaryIsFull(path, cause) : cause;
+    }
+  };
   return {
     folder,
     store,

@@ -69,6 +69,11 @@ export async function loadRunData(config: RunConfig, model: DataModel): Promise<
   if (loaded.task.kind === 'token' && model.backbone.kind !== 'causal')
     throw notADecoder(config, model.backbone);
   const examples = (split: Split | undefined) => split?.examples ?? [];
+  const foreign = requireOwnTokenizer(
+    tokenizer,
+    model.directory,
+    [loaded.train, loaded.dev, loaded.test].flatMap(examples),
+  );
   return {
     tokenizer,
     task: loaded.task,
@@ -82,8 +87,8 @@ export async function loadRunData(config: RunConfig, model: DataModel): Promise<
     maxLength,
     warnings:
       config.data.maxLength === undefined && maxLength < defaultMaxLength
-        ? [...loaded.warnings, `data.maxLength is ${maxLength}: the model reads no more tokens`]
-        : loaded.warnings,
+        ? [...foreign, ...loaded.warnings, `data.maxLength is ${maxLength}: the model reads no more tokens`]
+        : [...foreign, ...loaded.warnings],
     splits: { train: loaded.train, dev: loaded.dev, test: loaded.test },
     hash: loaded.hash,
     info: {
@@ -92,6 +97,30 @@ export async function loadRunData(config: RunConfig, model: DataModel): Promise<
       ...(loaded.test ? { test: splitInfo(loaded.test) } : {}),
     },
   };
+}
+
+/**
+ * Refuses tokens that the model has no embedding for (TOKENIZER_OTHER_MODEL), and warns where the tokenizer is much
+ * smaller than the vocabulary; models pad theirs by a few rows.
+ */
+function requireOwnTokenizer(
+  tokenizer: Tokenizer,
+  { folder, config }: ModelDirectory,
+  examples: readonly Example[],
+): string[] {
+  const size = config.vocab_size;
+  if (typeof size !== 'number') return [];
+  const outside = examples.find(({ ids }) => ids.some((id) => id >= size))?.ids.find((id) => id >= size);
+  if (outside !== undefined)
+    throw new AloraError('model', 'TOKENIZER_OTHER_MODEL', 'The tokenizer belongs to another model', {
+      where: folder,
+      got: `token ${outside}`,
+      allowed: `tokens below ${size} (vocab_size of config.json)`,
+      fix: "Put the model's own tokenizer.json and config.json beside it.",
+    });
+  return tokenizer.vocabSize < 0.9 * size
+    ? [`tokenizer.json has ${tokenizer.vocabSize} tokens, the model ${size}: it may belong to another model`]
+    : [];
 }
 
 function splitInfo(split: Split): SplitInfo {

@@ -1,5 +1,6 @@
-import { existsSync, linkSync, mkdirSync, readFileSync, rmSync, writeFileSync } from 'node:fs';
+import { existsSync, linkSync, readFileSync, rmSync, writeFileSync } from 'node:fs';
 import { dirname } from 'node:path';
+import { makeFolder } from '../atomicFiles.ts';
 import { AloraError } from '../errors.ts';
 
 /** A running process, told apart from a later one with the same number where the system says when it began. */
@@ -86,7 +87,7 @@ function removeAbandoned(path: string, mine: string): void {
  * Throws `storage` OUTPUT_IN_USE where another process holds it for longer than `patience` milliseconds.
  */
 export async function takeLock(path: string, patience = 0): Promise<() => void> {
-  mkdirSync(dirname(path), { recursive: true });
+  makeFolder(dirname(path));
   const mine = JSON.stringify({ pid: process.pid, began: beginningOf(process.pid) } satisfies Owner);
   const deadline = Date.now() + patience;
   for (;;) {

@@ -1,14 +1,6 @@
-import {
-  appendFileSync,
-  existsSync,
-  mkdirSync,
-  readdirSync,
-  readFileSync,
-  rmSync,
-  truncateSync,
-} from 'node:fs';
+import { appendFileSync, existsSync, readdirSync, readFileSync, rmSync, truncateSync } from 'node:fs';
 import { join } from 'node:path';
-import { cannotWrite } from '../atomicFiles.ts';
+import { cannotWrite, makeFolder } from '../atomicFiles.ts';
 import { AloraError } from '../errors.ts';
 import { takeLock } from './lock.ts';
 import type { MetricsEvent } from './reporter.ts';
@@ -51,7 +43,7 @@ export class RunFolder {
     return readdirSync(this.path).every((name) => name.startsWith('.') || name.includes('.tmp'));
   }
 
-  /** Refuses a folder in use, before anything is written. Errors: OUTPUT_EXISTS, OUTPUT_NOT_FOLDER. */
+  /** Refuses a folder in use, before anything is written. Errors: OUTPUT_EXISTS, STORAGE_WRITE. */
   check({ resume = false, force = false }: { resume?: boolean; force?: boolean }): void {
     let empty: boolean;
     try {
@@ -71,7 +63,7 @@ export class RunFolder {
    * OUTPUT_IN_USE, STORAGE_WRITE.
    */
   async claim(): Promise<() => void> {
-    guarded(this.path, () => mkdirSync(this.path, { recursive: true }));
+    guarded(this.path, () => makeFolder(this.path));
     try {
       return await takeLock(this.file('.lock'));
     } catch (cause) {

@@ -1,6 +1,7 @@
-import { existsSync, mkdirSync, readFileSync, renameSync, writeFileSync } from 'node:fs';
+import { existsSync, readFileSync, renameSync, writeFileSync } from 'node:fs';
 import { basename, dirname, extname, join, relative, resolve, sep } from 'node:path';
 import type { Command } from 'commander';
+import { makeFolder } from '../../atomicFiles.ts';
 import { AloraError, nearest } from '../../errors.ts';
 import { embeddedModel } from '../installation.ts';
 import { type Template, templates } from '../templates.ts';
@@ -81,7 +82,7 @@ const holds = (path: string, text: string): boolean => {
 };
 
 function writeWhole(path: string, text: string): void {
-  mkdirSync(dirname(path), { recursive: true });
+  makeFolder(dirname(path));
   writeFileSync(`${path}.tmp`, text);
   renameSync(`${path}.tmp`, path);
 }
