@@ -92,6 +92,7 @@ export async function evaluate(
   return evaluateRun(resolved(config, registry(options)), options);
 }
 
+/** How `compare` runs a comparison. */
 export interface CompareOptions extends WithStrategies {
   /** Worker processes at the same time; by default from cores and memory. */
   readonly jobs?: number;

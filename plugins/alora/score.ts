@@ -34,6 +34,7 @@ export function scoreTable(
   };
 }
 
+/** What is to be scored, and how. */
 export interface ScoreRequest {
   readonly scorer?: Exclude<ScorerName, 'dnas'>;
   readonly examples?: number;

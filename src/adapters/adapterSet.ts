@@ -256,6 +256,7 @@ export class AdapterSet implements AdapterView {
   }
 }
 
+/** What a checkpoint holds of an adapter set beside its numbers. */
 export interface AdapterLayout {
   readonly modules: Readonly<
     Record<

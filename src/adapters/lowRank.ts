@@ -1,6 +1,7 @@
 import type { TargetModule } from './module.ts';
 import type { GraphRewriter, Initializer, Injection } from './strategy.ts';
 
+/** How low-rank factors are injected. */
 export interface LowRankOptions {
   /** Rows of A, [rank, in]. Default: uniform in +-1/sqrt(in), which is kaiming-uniform with a = sqrt(5). */
   readonly initA?: Initializer;

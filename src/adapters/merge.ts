@@ -31,6 +31,7 @@ export interface MergeOptions {
   readonly requantise?: boolean;
 }
 
+/** What merging made of each file of a model. */
 export interface MergeResult {
   readonly folder: string;
   /** .onnx files whose weights changed, by path within the folder, and the tensors that did. */

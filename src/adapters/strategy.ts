@@ -127,6 +127,7 @@ export interface AdapterStrategy<Options = Record<string, unknown>> {
   scheduler?(run: RunOutline, options: Options): AdapterScheduler;
 }
 
+/** How long a run is, in optimizer steps. */
 export interface RunLength {
   readonly totalSteps: number;
   readonly stepsPerEpoch: number;

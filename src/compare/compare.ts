@@ -29,6 +29,7 @@ export interface CompareReporter extends JobEvents {
   onOutput?(folder: string): void;
 }
 
+/** How `compare` runs a comparison. */
 export interface CompareOptions {
   readonly runner: Runner | ((model: RunInfo['model'], threads: number) => Runner);
   readonly reporter?: CompareReporter;

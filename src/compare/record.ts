@@ -27,6 +27,7 @@ export interface Trial {
   readonly failure?: Failure;
 }
 
+/** What a search of one variant tried and chose. */
 export interface SearchRecord {
   readonly seed: number;
   readonly trials: readonly Trial[];

@@ -27,6 +27,7 @@ export interface Failure {
   readonly fix?: string;
 }
 
+/** What a runner tells of its jobs. */
 export interface JobEvents {
   onStart?(job: Job): void;
   onPlan?(job: Job, info: RunInfo): void;

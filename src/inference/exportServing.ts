@@ -13,6 +13,7 @@ import type { ExportResult } from '../training/exportGraph.ts';
 import { fitAdapter, stackedFeeds } from './servedAdapter.ts';
 import { adaptersDim, makeAdapterReady, type SiteTargets } from './servingGraph.ts';
 
+/** What `exportInferenceGraph` writes, and where. */
 export interface ExportServingOptions {
   readonly model: { readonly path: string; readonly file?: string; readonly targets: SiteTargets };
   /** New folder. */

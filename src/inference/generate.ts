@@ -7,6 +7,7 @@ import { loadTokenizer } from '../tasks/tokenizer.ts';
 import { openDecoder } from '../training/openDecoder.ts';
 import { continuationOf, generationSettings } from './continuation.ts';
 
+/** What `generate` continues, and how. */
 export interface GenerateOptions extends Partial<RuntimeOptions> {
   /** Model directory (base or merged), or an .onnx file. */
   readonly model: string;
@@ -28,6 +29,7 @@ export interface GenerateOptions extends Partial<RuntimeOptions> {
   readonly signal?: AbortSignal;
 }
 
+/** A continuation, and how it ended. */
 export interface GenerateResult {
   readonly prompt: string;
   /** The new text, special tokens left out. */

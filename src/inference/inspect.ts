@@ -19,6 +19,7 @@ import { evaluationGraph, stepGraph } from '../runtime/trainingGraph.ts';
 import { fetchModel, type OpenedModel } from '../training/assemble.ts';
 import { contextOf } from '../training/data.ts';
 
+/** What `inspect` assumes of a run. */
 export interface InspectOptions {
   readonly file?: string;
   /** As model.targets of the run file. */
@@ -35,6 +36,7 @@ export interface InspectOptions {
   readonly device?: Device;
 }
 
+/** A linear layer of a model, and what adapting it costs. */
 export interface ModuleSummary {
   readonly name: string;
   readonly in: number;

@@ -19,6 +19,7 @@ import { contextOf } from '../training/data.ts';
 import { evaluateRun } from '../training/evaluate.ts';
 import { openAdapted } from '../training/openAdapted.ts';
 
+/** What `merge` folds into what. */
 export interface MergeModelOptions extends Partial<RuntimeOptions> {
   /** Adapter folder in PEFT format. */
   readonly adapter: string;
@@ -34,6 +35,7 @@ export interface MergeModelOptions extends Partial<RuntimeOptions> {
   readonly data?: RunConfig;
 }
 
+/** What merging made, and how it was verified. */
 export interface MergeModelResult extends MergeResult {
   /** For each merged file, the largest difference of logits between model + adapter and the merged model. */
   readonly verification: readonly {

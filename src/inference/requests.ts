@@ -4,6 +4,7 @@ import type { ContinuationOptions } from './continuation.ts';
 import type { GenerateResult } from './generate.ts';
 import type { SiteTargets } from './servingGraph.ts';
 
+/** How `loadModel` opens a model. */
 export interface LoadModelOptions extends Partial<RuntimeOptions> {
   /** ONNX file inside the directory. */
   readonly file?: string;
@@ -16,6 +17,7 @@ export interface LoadModelOptions extends Partial<RuntimeOptions> {
 /** A folder in PEFT format, null for the base model, or one of these for each example of the request. */
 export type AdapterChoice = string | null | readonly (string | null)[];
 
+/** What every request to a served model may say. */
 export interface RequestOptions {
   /** Default: what `use` chose last. */
   readonly adapter?: AdapterChoice;
@@ -30,6 +32,7 @@ export interface Logits {
   readonly data: Float32Array;
 }
 
+/** The class of one example, with what the others got. */
 export interface Classification {
   /** The likeliest class and its probability. */
   readonly label: string;
@@ -38,6 +41,7 @@ export interface Classification {
   readonly scores: readonly { readonly label: string; readonly score: number }[];
 }
 
+/** How a served model is asked for a text. */
 export type RequestGenerateOptions = ContinuationOptions & RequestOptions;
 
 /** One base model in memory, and any number of adapters that requests choose from. */

@@ -2,8 +2,10 @@ import { basename } from 'node:path';
 import * as ort from 'onnxruntime-node';
 import { AloraError } from '../errors.ts';
 
+/** Execution provider of ONNX Runtime. */
 export type Device = 'cpu' | 'cuda' | 'webgpu';
 
+/** Where ONNX Runtime computes. */
 export interface RuntimeOptions {
   readonly device: Device;
   /** Threads within an operator; 0: one a core. With 1, results are bit-reproducible. */

@@ -12,6 +12,7 @@ export interface ConformanceCheck {
   run(): Promise<void>;
 }
 
+/** What the conformance suite is told of a strategy. */
 export interface ConformanceOptions {
   /** The strategy's own keys, as a run file would have them. Default: none. */
   readonly options?: Readonly<Record<string, unknown>>;

@@ -7,6 +7,7 @@ import { generatedMetrics, generationFile } from './generatedMetrics.ts';
 import { openAdapted } from './openAdapted.ts';
 import type { SplitResult } from './reporter.ts';
 
+/** What `evaluate` scores. */
 export interface EvaluateOptions {
   /** Folder of an adapter in PEFT format; without it the base model is scored. */
   readonly adapter?: string;
@@ -16,6 +17,7 @@ export interface EvaluateOptions {
   readonly generated?: boolean;
 }
 
+/** Loss and metrics of a split, and what they stand for. */
 export interface EvaluateResult extends SplitResult {
   readonly split: 'train' | 'dev' | 'test';
   /** Trained tokens of the split; rows, for classification. */

@@ -16,6 +16,7 @@ import { saveRunAdapter } from './adapterFiles.ts';
 import type { StrategyRegistry } from './assemble.ts';
 import { prepareRun } from './prepareRun.ts';
 
+/** What was written. */
 export interface ExportResult {
   readonly folder: string;
   readonly files: readonly string[];

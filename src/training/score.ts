@@ -7,8 +7,10 @@ import { loadRunData } from './data.ts';
 import { ReferenceHost } from './host.ts';
 import { openAdapted } from './openAdapted.ts';
 
+/** How the importance of a rank is computed; docs/strategies.md compares them. */
 export type Scorer = 'exact' | 'screened' | 'taylor' | 'sensitivity';
 
+/** What `score` scores, and how. */
 export interface ScoreOptions {
   /** Adapter folder in PEFT format: ours, or one that PEFT made. */
   readonly adapter: string;
@@ -26,6 +28,7 @@ export type ScoreRanks = (
   request: { readonly scorer?: Scorer; readonly examples?: number },
 ) => Promise<ScoreTable>;
 
+/** The scores file of an adapter, and what it took. */
 export interface ScoreResult extends ScoreTable {
   readonly seconds: number;
 }

@@ -6,6 +6,7 @@ import type { RunResult } from './reporter.ts';
 import { RunFolder } from './runFolder.ts';
 import { type LoopOptions, TrainingLoop } from './trainingLoop.ts';
 
+/** What `train` is told beside the run file. */
 export interface TrainOptions extends LoopOptions {
   readonly strategies: StrategyRegistry;
   /** Replace what an earlier run wrote into the output folder. */

@@ -21,6 +21,7 @@ import { sampleText } from './sample.ts';
 import { rateFactor } from './schedule.ts';
 import { StepBatches } from './stepBatches.ts';
 
+/** What a loop over steps is told beside its run. */
 export interface LoopOptions {
   /** Continue a run that was interrupted. */
   readonly resume?: boolean;
