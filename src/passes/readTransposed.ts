@@ -34,7 +34,7 @@ export function readTransposed(model: Model, { fused }: { readonly fused: boolea
 }
 
 /** What the value is a transpose of, when its last two axes change places and it has at least `rank` axes. */
-function swapped(value: Value, rank: number): Value | undefined {
+export function swapped(value: Value, rank: number): Value | undefined {
   const node = value.producer;
   if (node?.op !== 'Transpose' || node.domain !== '') return undefined;
   const perm = node.ints('perm');

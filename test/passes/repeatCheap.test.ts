@@ -84,7 +84,58 @@ const activations: Record<
   },
 };
 
+/** Attention of two heads with a mask that they share; the gradients of queries, keys and values. */
+function attention(): { plain: Model; lean: Model; repeated: number } {
+  const graph = new Graph('attention');
+  const heads = [2, 2, 'tokens', width];
+  const make = new Builder(graph, '/m');
+  const [q, k, v] = ['q', 'k', 'v'].map((name) => make.op('Sin', [graph.input(name, 'float32', heads)]));
+  const mask = make.op('Log', [graph.input('mask', 'float32', [2, 1, 'tokens', 'tokens'])]);
+  const turned = make.op('Transpose', [k!], { attributes: { perm: [0, 1, 3, 2] } });
+  const scores = make.op('Mul', [make.op('MatMul', [q!, turned]), make.scalar(0.125)]);
+  const probabilities = make.op('Softmax', [make.op('Add', [scores, mask])], { attributes: { axis: -1 } });
+  const z = make.op('MatMul', [probabilities, v!]);
+  graph.outputs = [z];
+  const model = modelOf(graph, 20);
+  inferTypes(model);
+  const forward = new Set(graph.nodes);
+  const seed = new Builder(graph, '/seed').op('Mul', [z, z], { dtype: 'float32', shape: z.shape });
+  const gradients = differentiate(graph, [[z, seed]], [q!, k!, v!], { opset: 20 });
+  graph.outputs = [q!, k!, v!].map((value, i) => {
+    const gradient = gradients.get(value)!;
+    gradient.name = `gradient${i}`;
+    return gradient;
+  });
+  const plain = cloneModel(model);
+  return { plain, lean: model, repeated: repeatCheap(graph, forward, [seed]) };
+}
+
 describe('repeatCheap', () => {
+  it('computes the probabilities of attention again, and keeps nothing as wide as they are', async () => {
+    const { plain, lean, repeated } = attention();
+    // Transpose, product, scale, mask, Softmax.
+    expect(repeated).toBe(5);
+    const order = executionOrder(lean.graph);
+    const seed = order.findIndex((node) => node.name.startsWith('/seed'));
+    for (const node of order.slice(0, seed))
+      for (const value of node.outputs)
+        if (`${value?.shape?.slice(1)}` === '2,tokens,tokens')
+          for (const user of value!.users) expect(order.indexOf(user)).toBeLessThan(seed);
+    const tokens = 5;
+    const tensor = (dims: number[], phase: number) => {
+      const size = dims.reduce((a, b) => a * b, 1);
+      const values = Float32Array.from({ length: size }, (_, i) => 1.5 + Math.cos(i + phase));
+      return new ort.Tensor('float32', values, dims);
+    };
+    const given = {
+      ...Object.fromEntries(['q', 'k', 'v'].map((name, i) => [name, tensor([2, 2, tokens, width], i)])),
+      mask: tensor([2, 1, tokens, tokens], 3),
+    };
+    const [before, after] = [await run(plain, given), await run(lean, given)];
+    for (const name of ['gradient0', 'gradient1', 'gradient2'])
+      expect(after[name]!.data).toEqual(before[name]!.data);
+  });
+
   it.each(Object.entries(activations))(
     '%s is computed again for the gradients, which stay the same bits',
     async (_, { act, repeated: count }) => {
