@@ -2,7 +2,7 @@
 export type ErrorKind = 'usage' | 'config' | 'data' | 'model' | 'diverged' | 'storage' | 'interrupted';
 
 /** Exit codes of the command line, by kind of error. */
-export const exitCodes: Readonly<Record<ErrorKind, number>> = {
+const exitCodes: Readonly<Record<ErrorKind, number>> = {
   usage: 2,
   config: 3,
   data: 4,

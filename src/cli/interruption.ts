@@ -1,5 +1,5 @@
 /**
- * Ctrl-C and SIGTERM: the first asks for a checkpoint and a stop, the second stops at once. `what` says on stderr what
+ * Ctrl-C, SIGTERM and a terminal that is closed: the first asks for a checkpoint and a stop, the second stops at once. `what` says on stderr what
  * the first does.
  */
 export function interruption(what: string): { signal: AbortSignal; release(): void } {
@@ -9,7 +9,7 @@ export function interruption(what: string): { signal: AbortSignal; release(): vo
     process.stderr.write(`\n${name}: ${what}; again to stop at once\n`);
     controller.abort(name);
   };
-  const names: NodeJS.Signals[] = ['SIGINT', 'SIGTERM'];
+  const names: NodeJS.Signals[] = ['SIGINT', 'SIGTERM', 'SIGHUP'];
   for (const name of names) process.on(name, handler);
   return {
     signal: controller.signal,

@@ -8,6 +8,8 @@ import { coloursFor } from './terminal.ts';
 for (const stream of [process.stdout, process.stderr])
   stream.on('error', (error: NodeJS.ErrnoException) => {
     if (error.code === 'EPIPE') process.exit(0);
+    // The terminal was closed: SIGHUP decides what becomes of the command.
+    if (error.code === 'EIO') return;
     throw error;
   });
 

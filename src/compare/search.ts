@@ -12,10 +12,7 @@ export const searchTrials = (search: CompareFile['search']): Point[] =>
   Object.keys(search).length > 0 ? points(search) : [];
 
 /** The trial with the lowest dev loss; the first of the list where none finished, so that its failure shows. */
-export function chooseFrom(
-  file: Pick<CompareFile, 'search' | 'seeds'>,
-  trials: readonly Trial[],
-): SearchRecord {
+function chooseFrom(file: Pick<CompareFile, 'search' | 'seeds'>, trials: readonly Trial[]): SearchRecord {
   const loss = ({ devLoss }: Trial) => devLoss ?? Number.POSITIVE_INFINITY;
   const best = trials.reduce((a, b) => (loss(b) < loss(a) ? b : a));
   const atEdge = Object.entries(file.search).flatMap(([path, values]) => {

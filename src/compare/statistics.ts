@@ -19,7 +19,7 @@ export interface PairedDifference {
 }
 
 /** Below this many pairs there is no interval: two differences agree in sign by chance half of the time. */
-export const fewestPairs = 3;
+const fewestPairs = 3;
 /** Samples of the bootstrap where not all can be listed. */
 const resamples = 20_000;
 
@@ -43,7 +43,7 @@ export function median(values: readonly number[]): number {
   );
 }
 
-export function standardDeviation(values: readonly number[]): number {
+function standardDeviation(values: readonly number[]): number {
   const centre = mean(values);
   return Math.sqrt(sum(values.map((value) => (value - centre) ** 2)) / (values.length - 1));
 }

@@ -25,7 +25,7 @@ export interface SessionChoices {
  * Options of every session. Prepacking would copy each weight into a layout of its own (twice the memory,
  * seconds to load), the memory pattern would reserve the largest batch for good.
  */
-export function sessionOptions(
+function sessionOptions(
   runtime: RuntimeOptions,
   { prepack = false }: SessionChoices = {},
 ): ort.InferenceSession.SessionOptions {

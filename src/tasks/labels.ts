@@ -11,7 +11,7 @@ import {
 } from './task.ts';
 
 /** Names of the head's classes in order; `LABEL_3` and the like where the model names none. */
-export function headLabels({ size, id2label }: ModelHead): string[] {
+function headLabels({ size, id2label }: ModelHead): string[] {
   return Array.from({ length: size }, (_, i) => id2label?.[String(i)] ?? `LABEL_${i}`);
 }
 

@@ -132,7 +132,7 @@ function modelType(model: Json): unknown {
  * with `add_prefix_space`, absent stages as null, the longest added token first (so that it wins, as in the Rust
  * library).
  */
-export function normalizeTokenizerJson(json: Json): Json {
+function normalizeTokenizerJson(json: Json): Json {
   const model = isObject(json.model) ? json.model : {};
   const merges = Array.isArray(model.merges)
     ? model.merges.map((merge: unknown) => (Array.isArray(merge) ? merge.join(' ') : merge))

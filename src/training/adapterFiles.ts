@@ -20,7 +20,7 @@ import type { TrainedHead } from '../runtime/trainingGraph.ts';
 import { findTask } from '../tasks/index.ts';
 import type { Assembly } from './assemble.ts';
 
-export interface PeftContext {
+interface PeftContext {
   readonly scaling: (module: TargetModule) => number;
   readonly heads: readonly TrainedHead[];
   readonly modulesToSave: readonly string[];
@@ -30,7 +30,7 @@ export interface PeftContext {
 }
 
 /** The adapter as PEFT stores it: live ranks only, heads in torch's layout [out, in]. */
-export function toPeft(adapters: AdapterSet, context: PeftContext): PeftAdapter {
+function toPeft(adapters: AdapterSet, context: PeftContext): PeftAdapter {
   const modules = new Map<string, LowRankWeights>();
   for (const module of adapters.modules) {
     if (!adapters.has(module, 'lora_A')) continue;

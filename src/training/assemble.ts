@@ -158,7 +158,7 @@ export function assemble(opened: OpenedModel, config: RunConfig, options: Assemb
   };
 }
 
-export function findStrategy(config: RunConfig, strategies: StrategyRegistry): AdapterStrategy<unknown> {
+function findStrategy(config: RunConfig, strategies: StrategyRegistry): AdapterStrategy<unknown> {
   const strategy = strategies[config.adapter.strategy];
   if (!strategy)
     throw new AloraError('config', 'CONFIG_UNKNOWN_STRATEGY', 'Unknown strategy', {

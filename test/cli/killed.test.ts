@@ -1,5 +1,5 @@
 import { spawn } from 'node:child_process';
-import { existsSync, mkdtempSync, readFileSync, rmSync, writeFileSync } from 'node:fs';
+import { existsSync, mkdtempSync, readdirSync, readFileSync, rmSync, writeFileSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { setTimeout as sleep } from 'node:timers/promises';
@@ -51,3 +51,27 @@ it('kill -9 in the middle of scoring: --resume repeats the round and ends bit fo
   for (const file of ['adapter/adapter_model.safetensors', 'scores/round-2.json', 'scores/round-3.json'])
     expect(readFileSync(join(killed, file)), file).toEqual(readFileSync(join(whole, file)));
 }, 120_000);
+
+it.each(['SIGINT', 'SIGTERM', 'SIGHUP'] as const)(
+  '%s saves a checkpoint and ends with 130',
+  async (signal) => {
+    const folder = join(scratch, signal);
+    writeFileSync(join(scratch, 'long.yaml'), runFile.replace('steps: 20', 'steps: 5000'));
+    const child = spawn(
+      process.execPath,
+      [await builtCli(), 'train', 'long.yaml', '--set', `output=${folder}`],
+      {
+        cwd: scratch,
+        stdio: 'ignore',
+      },
+    );
+    const gone = new Promise((done) => child.on('close', (code) => done(code)));
+    while (!lines(folder).includes('"step":2,') && child.exitCode === null) await sleep(2);
+    child.kill(signal);
+    expect(await gone).toBe(130);
+    expect(readdirSync(join(folder, 'checkpoints')).length).toBeGreaterThan(0);
+    expect(existsSync(join(folder, 'result.json'))).toBe(false);
+    expect(existsSync(join(folder, '.lock'))).toBe(false);
+  },
+  60_000,
+);

@@ -10,7 +10,7 @@ import type { Variant } from '../readCompare.ts';
 const dash = '\u2013';
 
 /** Trained scalars that a method starts with, as planned. */
-export const initialParameters = ({ plan }: VariantRecord): number =>
+const initialParameters = ({ plan }: VariantRecord): number =>
   plan.modules.reduce((sum, { rank, costOfOneRank }) => sum + rank * costOfOneRank, 0);
 
 const range = (values: readonly number[]): string => {

@@ -1,7 +1,7 @@
 import { porterStem } from './porter.ts';
 
 /** Words, and punctuation marks one by one. */
-export const meteorTokens = (text: string): string[] => text.match(/[\p{L}\p{N}]+|[^\s\p{L}\p{N}]/gu) ?? [];
+const meteorTokens = (text: string): string[] => text.match(/[\p{L}\p{N}]+|[^\s\p{L}\p{N}]/gu) ?? [];
 
 type Placed = readonly [position: number, word: string];
 
@@ -23,7 +23,7 @@ function match(predicted: readonly Placed[], expected: readonly Placed[]) {
 }
 
 /** METEOR of one reference on tokens: Lavie and Agarwal 2007 with alpha 0.9, beta 3, gamma 0.5. */
-export function meteorOfTokens(prediction: readonly string[], reference: readonly string[]): number {
+function meteorOfTokens(prediction: readonly string[], reference: readonly string[]): number {
   const placed = (tokens: readonly string[]) => tokens.map((token, i): Placed => [i, token.toLowerCase()]);
   const exact = match(placed(prediction), placed(reference));
   const stems = (words: readonly Placed[]) => words.map(([i, word]): Placed => [i, porterStem(word)]);
