@@ -158,7 +158,7 @@ async function measure(): Promise<Omit<Scored, 'peak' | 'ranks'>> {
       };
     }
     case 'exact': {
-      const staged = StagedLosses.open(runtime);
+      const staged = await StagedLosses.open(runtime);
       // A rank of each module of the sample, then two: the difference is what settings cost, the rest is shared by
       // all settings of a module.
       const losses = await staged.losses(batches, settings);
@@ -178,8 +178,7 @@ async function measure(): Promise<Omit<Scored, 'peak' | 'ranks'>> {
 }
 
 await runtime.evaluate(batches[0]!);
-if (way === 'screened' || way === 'taylor')
-  await runtime.gateGradients(batches[0]!, 1, gatesOf(runtime, { on: 'all', except: [] }));
+if (way === 'screened' || way === 'taylor') await host.gateGradients('all', 'dev');
 lap();
 const measured = await measure();
 await run.close();

@@ -27,13 +27,18 @@ const mostChunks = 6;
 const rowsOfChunk = 256;
 
 /**
- * The head of a graph with logits [n, classes]; undefined where these are few, where a layer mixes rows, or where one
- * of `parameters` has its gradient from within.
+ * The head of a graph with logits [n, classes]; undefined where these are fewer than `fewest`, where a layer mixes
+ * rows, or where one of `parameters` has its gradient from within.
  */
-export function findHead(graph: Graph, logits: Value, parameters: readonly Value[]): Head | undefined {
+export function findHead(
+  graph: Graph,
+  logits: Value,
+  parameters: readonly Value[],
+  fewest = manyClasses,
+): Head | undefined {
   const [rows, classes] = logits.shape ?? [];
   if (logits.shape?.length !== 2 || typeof rows !== 'string' || typeof classes !== 'number') return undefined;
-  if (classes < manyClasses) return undefined;
+  if (classes < fewest) return undefined;
   const plans = new Map<Node, RowPlan>();
   const narrow = new Set<Value>();
   const kept: Value[] = [];

@@ -43,6 +43,14 @@ export function liveGates(adapters: AdapterSet): GateReader {
   };
 }
 
+type GraphName = 'step' | 'evaluation' | 'gateGradients';
+
+interface WrittenGraph {
+  readonly path: string;
+  readonly prepack: boolean;
+  readonly feeder: Feeder;
+}
+
 interface OpenGraph {
   readonly session: ort.InferenceSession;
   readonly feeder: Feeder;
@@ -56,11 +64,13 @@ export interface AdaptedRuntimeOptions extends RuntimeOptions {
 }
 
 /**
- * The sessions over one adapted model: training step, evaluation, gate gradients. Each is opened at its first
- * use; all map the same weight file. Ranks, gates and parameters are inputs, so none is ever rebuilt.
+ * The sessions over one adapted model: training step, evaluation, gate gradients. Each graph is written at its first
+ * use; all map the same weight file. Ranks, gates and parameters are inputs, so none is ever rebuilt. Evaluation and
+ * gate gradients take turns: each session keeps the memory of its activations, so one of them is open at a time.
  */
 export class AdaptedRuntime {
-  private graphs = new Map<string, Promise<OpenGraph>>();
+  private written = new Map<GraphName, Promise<WrittenGraph>>();
+  private sessions = new Map<GraphName, Promise<ort.InferenceSession>>();
   private toInt8: ToInt8 | undefined;
   constructor(
     readonly adapted: AdaptedModel,
@@ -88,7 +98,8 @@ export class AdaptedRuntime {
   /** The same sessions over other numbers and ranks, such as those of the best adapter. */
   over(adapters: AdapterSet): AdaptedRuntime {
     const twin = new AdaptedRuntime(this.adapted, adapters, this.workspace, this.options, this.trained);
-    twin.graphs = this.graphs;
+    twin.written = this.written;
+    twin.sessions = this.sessions;
     twin.toInt8 = this.toInt8;
     return twin;
   }
@@ -172,32 +183,53 @@ export class AdaptedRuntime {
     return this.workspace.write(name, model);
   }
 
+  /** Closes the sessions beside the step's, until they are used again. */
+  async rest(): Promise<void> {
+    await this.release('evaluation', 'gateGradients');
+  }
+
   async close(): Promise<void> {
-    // One that could not be opened has told so where it was asked for.
-    for (const graph of this.graphs.values()) await (await graph.catch(() => undefined))?.session.release();
-    this.graphs.clear();
+    await this.release('step', 'evaluation', 'gateGradients');
   }
 
-  private graph(name: 'step' | 'evaluation' | 'gateGradients'): Promise<OpenGraph> {
-    let opened = this.graphs.get(name);
-    if (!opened) {
-      opened = this.openGraph(
-        name,
-        builders[name](name === 'step' ? this.trained : this.adapted, this.options),
-      );
-      this.graphs.set(name, opened);
+  private async release(...names: readonly GraphName[]): Promise<void> {
+    for (const name of names) {
+      const session = this.sessions.get(name);
+      this.sessions.delete(name);
+      // One that could not be opened has told so where it was asked for.
+      await (await session?.catch(() => undefined))?.release();
     }
-    return opened;
   }
 
-  private async openGraph(name: string, model: Model): Promise<OpenGraph> {
+  private async graph(name: GraphName): Promise<OpenGraph> {
+    if (name !== 'step') await this.release(name === 'evaluation' ? 'gateGradients' : 'evaluation');
+    const written = once(this.written, name, () => this.writeGraph(name));
+    const session = once(this.sessions, name, async () => {
+      const { path, prepack } = await written;
+      return openSession(path, this.options, { prepack });
+    });
+    return { session: await session, feeder: (await written).feeder };
+  }
+
+  private async writeGraph(name: GraphName): Promise<WrittenGraph> {
+    const model = builders[name](name === 'step' ? this.trained : this.adapted, this.options);
     const feeder = new Feeder(model.graph, this.adapters, [], this.adapted.seq2seq);
     suitDevice(model, this.options.device);
     const path = await this.write(name, model);
     // Packed, 8-bit products save a sixth of a step for a copy of the weights; other sessions run too seldom for that.
     const prepack = worthPacking(model.graph, 'batches') || (name === 'step' && this.toInt8 !== undefined);
-    return { session: await openSession(path, this.options, { prepack }), feeder };
+    return { path, prepack, feeder };
   }
+}
+
+function once<Value>(
+  made: Map<GraphName, Promise<Value>>,
+  name: GraphName,
+  make: () => Promise<Value>,
+): Promise<Value> {
+  const value = made.get(name) ?? make();
+  made.set(name, value);
+  return value;
 }
 
 const builders = { step: stepGraph, evaluation: evaluationGraph, gateGradients: gateGradientGraph };

@@ -13,6 +13,7 @@ import { Feeder, type GateReader } from './feeds.ts';
 import { gatesOf, type LabelledBatch, naiveGateLosses } from './gateLosses.ts';
 import { worthPacking } from './prepacking.ts';
 import { openSession, runSession } from './session.ts';
+import { type AddRows, SharedHead } from './sharedHead.ts';
 import { evaluationGraph, outputNames } from './trainingGraph.ts';
 
 /** A run of stages as a graph file. */
@@ -22,7 +23,7 @@ interface Piece {
   readonly feeder: Feeder;
   /** What it reads of earlier stages. */
   readonly inputs: readonly string[];
-  /** What later stages read of it; of the last stage, the losses. */
+  /** What later stages read of it; of the last stage, the losses or what the head reads. */
   readonly outputs: readonly string[];
 }
 
@@ -41,12 +42,15 @@ interface Baseline {
  * setting that differs from "all on" (or "all off") in one module runs only what lies behind that module's gate,
  * starting from what the unchanged setting leaves there, so that neither earlier blocks nor the module's own product
  * are computed again. Ranks spread evenly over the blocks: a bit less than half of the work of whole passes remains.
+ * The head runs for the rows of several batches and settings at once (see SharedHead).
  *
- * All settings of one cut follow each other, and one session is open at a time: it maps the weights that all others
- * map, and costs milliseconds. The oracle is `naiveGateLosses`.
+ * All settings of one cut follow each other, and one session is open at a time, the head's aside: it maps the weights
+ * that all others map, and costs milliseconds. The oracle is `naiveGateLosses`.
  */
 export class StagedLosses {
   private readonly pieces = new Map<string, Piece>();
+  /** What the last stage computes: what the head reads, or the losses. */
+  private readonly result: string;
   /** The last stage that reads a value which stages hand on. */
   private readonly lastRead: ReadonlyMap<string, number>;
 
@@ -56,12 +60,14 @@ export class StagedLosses {
     private readonly stages: Stages,
     /** First stage that each module has a say in, by module index. */
     private readonly stageOf: readonly number[],
+    private readonly head: SharedHead | undefined,
   ) {
+    this.result = head?.hidden ?? outputNames.losses;
     const handedOn = stages.handedOn.flatMap((values) => [...values]);
     this.lastRead = new Map(handedOn.map(([{ name }, last]) => [name, last]));
   }
 
-  static open(runtime: AdaptedRuntime): StagedLosses {
+  static async open(runtime: AdaptedRuntime): Promise<StagedLosses> {
     const { adapters, options } = runtime;
     const model = evaluationGraph(runtime.adapted);
     const { graph } = model;
@@ -73,7 +79,12 @@ export class StagedLosses {
       parameters.has(name),
     );
     const stageOf = gates.map((gate) => (gate ? stages.firstStage(gate) : stages.count));
-    return new StagedLosses(runtime, model, stages, stageOf);
+    return new StagedLosses(runtime, model, stages, stageOf, await SharedHead.write(runtime, model));
+  }
+
+  /** Whether the rows of several runs go through the head at once. */
+  get sharesHead(): boolean {
+    return this.head !== undefined;
   }
 
   /** Mean loss over all trained tokens of the batches under each setting; `breathe` may throw to stop. */
@@ -83,51 +94,66 @@ export class StagedLosses {
     breathe: () => void = () => {},
   ): Promise<Float64Array> {
     const { count } = this.stages;
-    const first = settings.map(({ except }) =>
+    const changed = settings.map(({ except }) =>
       Math.min(count, ...except.map(([module]) => this.stageOf[module]!)),
     );
     const lastOf = (on: GateSetting['on']) =>
-      Math.max(-1, ...first.filter((stage, i) => stage < count && settings[i]!.on === on));
+      Math.max(-1, ...changed.filter((stage, i) => stage < count && settings[i]!.on === on));
+    // An unchanged setting takes the shortest way that others have opened.
+    const first = changed.map((stage, i) => (stage < count ? stage : lastOf(settings[i]!.on)));
     const baselines: Baseline[] = (['all', 'none'] as const).flatMap((on) =>
       batches.map((batch) => ({ batch, on, frontier: new Map() })),
     );
-    const labels = batches.reduce((total, batch) => total + batch.labels, 0);
-    const means = new Float64Array(settings.length);
-    let at = 0;
-    for (const stage of [...new Set(first)].sort((a, b) => a - b)) {
-      if (stage === count) break;
-      await this.withPiece(at, stage, async (run) => {
-        for (const baseline of baselines) {
-          breathe();
-          if (stage > lastOf(baseline.on)) baseline.frontier = new Map();
-          else
-            baseline.frontier = await run(baseline, gatesOf(this.runtime, { on: baseline.on, except: [] }));
-        }
-      });
-      at = stage;
-      await this.withPiece(stage, count, async (run) => {
-        for (const [i, setting] of settings.entries()) {
-          if (first[i] !== stage) continue;
-          const gates = gatesOf(this.runtime, setting);
-          for (const baseline of baselines.filter(({ on }) => on === setting.on)) {
+    const sums = new Float64Array(settings.length);
+    // What evaluation and gate gradients keep in memory makes room.
+    await this.runtime.rest();
+    await this.withHead(async (end) => {
+      let at = 0;
+      for (const stage of [...new Set(first)].sort((a, b) => a - b)) {
+        if (stage < 0) continue;
+        await this.withPiece(at, stage, async (run) => {
+          for (const baseline of baselines) {
             breathe();
-            const end = await run(baseline, gates);
-            means[i]! += sum(end.get(outputNames.losses)!.data as Float32Array) / labels;
+            if (stage > lastOf(baseline.on)) baseline.frontier = new Map();
+            else
+              baseline.frontier = await run(baseline, gatesOf(this.runtime, { on: baseline.on, except: [] }));
           }
-        }
-      });
-    }
-    const unchanged = settings.flatMap((_, i) => (first[i] === count ? [i] : []));
+        });
+        at = stage;
+        await this.withPiece(stage, count, async (run) => {
+          for (const [i, setting] of settings.entries()) {
+            if (first[i] !== stage) continue;
+            const gates = gatesOf(this.runtime, setting);
+            for (const baseline of baselines.filter(({ on }) => on === setting.on)) {
+              breathe();
+              const results = await run(baseline, gates);
+              await end(results.get(this.result)!, baseline.batch, (sum) => {
+                sums[i]! += sum;
+              });
+            }
+          }
+        });
+      }
+    });
+    const labels = batches.reduce((total, batch) => total + batch.labels, 0);
+    const means = sums.map((total) => total / labels);
+    const alone = settings.flatMap((_, i) => (first[i]! < 0 ? [i] : []));
     const whole = await naiveGateLosses(
       this.runtime,
       batches,
-      unchanged.map((i) => settings[i]!),
+      alone.map((i) => settings[i]!),
       breathe,
     );
-    unchanged.forEach((i, k) => {
+    alone.forEach((i, k) => {
       means[i] = whole[k]!;
     });
     return means;
+  }
+
+  /** Calls `use` with what takes the last stage's output of a batch and gives the sum of its losses. */
+  private async withHead(use: (end: AddRows) => Promise<void>): Promise<void> {
+    if (this.head) await this.head.open(use);
+    else await use(async (losses, _, give) => give(sum(losses.data as Float32Array)));
   }
 
   /** Opens the stages from `from` to before `to` for as long as `use` runs them. */
@@ -165,7 +191,7 @@ export class StagedLosses {
     const values = new Map<string, Value>();
     for (const { outputs } of graph.nodes)
       for (const value of outputs) if (value) values.set(value.name, value);
-    const outputs = to === count ? [outputNames.losses] : names(from, to);
+    const outputs = to === count ? [this.result] : names(from, to);
     graph.outputs = outputs.map((name) => values.get(name)!);
     const earlier = names(0, from);
     startAt(graph, ...earlier.map((name) => values.get(name)!));

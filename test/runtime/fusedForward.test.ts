@@ -106,7 +106,7 @@ describe('evaluation with the fused operators of the file', () => {
 
     // Scoring cuts the same graph at its gates.
     const settings = adapters.modules.map(({ index }) => ({ on: 'all', except: [[index, 0]] }) as const);
-    const staged = StagedLosses.open(runtime);
+    const staged = await StagedLosses.open(runtime);
     const scores = await staged.losses([rows], settings);
     (await naiveGateLosses(runtime, [rows], settings)).forEach((loss, i) => {
       expect(Math.abs(scores[i]! - loss) / loss).toBeLessThan(1e-5);

@@ -109,7 +109,7 @@ describe('model.compute: int8', () => {
     });
     const settings = [0, 9, 27].map((module) => ({ on: 'all', except: [[module, 0]] }) as const);
     const naive = await naiveGateLosses(run.runtime, batches, settings);
-    const stages = StagedLosses.open(run.runtime);
+    const stages = await StagedLosses.open(run.runtime);
     const fast = await stages.losses(batches, settings);
     await run.close();
     // The same integers; the largest magnitude of a row may differ in its last bit.
