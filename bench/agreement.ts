@@ -1,7 +1,6 @@
 import { mkdirSync, mkdtempSync, rmSync, writeFileSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { basename, dirname, join } from 'node:path';
-import { parseArgs } from 'node:util';
 import type { AdapterStrategy, GateSetting, HostTrainer, ScoreTable } from 'onnx-alora/strategy';
 import { type Allocation, allocate, lowestRanks, roundSize } from '../plugins/alora/allocator.ts';
 import {
@@ -13,6 +12,7 @@ import {
 import { readRunFile } from '../src/config/read.ts';
 import { alora } from '../src/strategies.ts';
 import { trainRun } from '../src/training/train.ts';
+import { readArguments, wholes } from './arguments.ts';
 
 const help = `npm run bench:agreement -- [run files] [options]
 
@@ -26,7 +26,7 @@ each is compared, and the dev loss at the end of runs that each scorer led alone
   --set <key=value>    replaces a value of the run files; may be repeated
   --out <file>         writes all scores of all rounds as JSON`;
 
-const { values: options, positionals } = parseArgs({
+const { values: options, positionals } = readArguments(help, {
   allowPositionals: true,
   options: {
     seeds: { type: 'string', default: '0,1,2' },
@@ -34,16 +34,11 @@ const { values: options, positionals } = parseArgs({
     'no-runs': { type: 'boolean', default: false },
     set: { type: 'string', multiple: true, default: [] },
     out: { type: 'string' },
-    help: { type: 'boolean', default: false },
   },
 });
-if (options.help) {
-  console.log(help);
-  process.exit(0);
-}
 const files = positionals.length > 0 ? positionals : ['bench/agreement/moby-dick.yaml'];
-const factors = options.factors.split(',').map(Number);
-const seeds = options.seeds.split(',').map(Number);
+const factors = wholes('factors', options.factors, 1);
+const seeds = wholes('seeds', options.seeds, 0);
 
 /** What both scorers say at one round. */
 interface Round {

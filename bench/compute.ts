@@ -1,13 +1,13 @@
 import { mkdtempSync, rmSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
-import { parseArgs } from 'node:util';
 import { readRunFile } from '../src/config/read.ts';
 import type { RunConfig } from '../src/config/schema.ts';
 import * as strategies from '../src/strategies.ts';
 import { collate } from '../src/tasks/collate.ts';
 import { prepareRun } from '../src/training/prepareRun.ts';
 import { trainRun } from '../src/training/train.ts';
+import { readArguments, refuse, whole, wholes } from './arguments.ts';
 import { cosine } from './cosine.ts';
 import { progress } from './table.ts';
 
@@ -19,18 +19,15 @@ model.compute int8 beside float32 on the model and rows of a run file: loss and 
   --batches <n>      of train.batchSize rows, for the gradients (default 3)
   --seeds <numbers>  of the runs (default 0,1,2); an empty list trains none`;
 
-const { values: options, positionals } = parseArgs({
+const { values: options, positionals } = readArguments(help, {
   allowPositionals: true,
   options: {
     batches: { type: 'string', default: '3' },
     seeds: { type: 'string', default: '0,1,2' },
-    help: { type: 'boolean', default: false },
   },
 });
-if (options.help || positionals.length !== 1) {
-  console.log(help);
-  process.exit(options.help ? 0 : 2);
-}
+if (positionals.length !== 1) refuse('name one run file; --help says more');
+const batches = whole('batches', options.batches, 1);
 
 const computes = ['float32', 'int8'] as const;
 type Compute = (typeof computes)[number];
@@ -48,7 +45,7 @@ console.log(
 console.log(`cosine of gradients: mean ${mean.toFixed(4)} over ${similarities.length} factors; lowest`);
 for (const { name, cosine } of similarities.slice(0, 3)) console.log(`  ${cosine.toFixed(4)}  ${name}`);
 
-for (const seed of options.seeds.split(',').filter(Boolean).map(Number)) {
+for (const seed of wholes('seeds', options.seeds, 0)) {
   const losses: string[] = [];
   for (const compute of computes) {
     progress(`seed ${seed}, ${compute}`);
@@ -85,7 +82,7 @@ async function gradients(compute: Compute) {
   adapters.gradients.fill(0);
   const { batchSize } = config.train;
   let [total, labels] = [0, 0];
-  for (let i = 0; i < Number(options.batches); i++) {
+  for (let i = 0; i < batches; i++) {
     const batch = collate(data.train.slice(i * batchSize, (i + 1) * batchSize), { padId: data.padId });
     const losses = await runtime.step(batch, { loss: 1 / batch.labels, penalty: 0 });
     total += losses.reduce((sum, loss) => sum + loss, 0);

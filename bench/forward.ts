@@ -1,12 +1,13 @@
-import { parseArgs } from 'node:util';
 import * as ort from 'onnxruntime-node';
+import { median } from '../src/compare/statistics.ts';
 import { readModel } from '../src/onnx/decode.ts';
 import { AdaptedRuntime } from '../src/runtime/adaptedRuntime.ts';
 import type { TokenBatch } from '../src/runtime/feeds.ts';
 import { worthPacking } from '../src/runtime/prepacking.ts';
 import { openSession } from '../src/runtime/session.ts';
 import { assemble, openModel } from '../src/training/assemble.ts';
-import { type Labelling, modelFolder, models, type StepCase, shape, writtenOnce } from './cases.ts';
+import { readArguments, whole, words } from './arguments.ts';
+import { labellings, modelFolder, models, type StepCase, shape, writtenOnce } from './cases.ts';
 import { type Storage, writeGenai } from './models/genai.ts';
 import { llamaConfig } from './models/llama.ts';
 import { batchOf, configOf, strategies } from './training.ts';
@@ -25,19 +26,18 @@ and processor time.
   --repeats <n>      default 7
   --threads <n>      default 0: one a core`;
 
-const { values: options } = parseArgs({
+const { values: options } = readArguments(help, {
   options: {
     models: { type: 'string', default: 'genai,genai-q4,genai-int8' },
     labelling: { type: 'string', default: 'all' },
     repeats: { type: 'string', default: '7' },
     threads: { type: 'string', default: '0' },
-    help: { type: 'boolean', default: false },
   },
 });
-if (options.help) {
-  console.log(help);
-  process.exit(0);
-}
+
+const repeats = whole('repeats', options.repeats, 1);
+const threads = whole('threads', options.threads, 0);
+const [chosen = 'all'] = words('labelling', options.labelling, labellings);
 
 const storages: Readonly<Record<string, Storage>> = {
   genai: 'float32',
@@ -55,8 +55,6 @@ interface Times {
   readonly cpu: number[];
 }
 
-const median = (values: readonly number[]) => [...values].sort((a, b) => a - b)[values.length >> 1]!;
-
 async function timed(times: Times, work: () => Promise<unknown>): Promise<void> {
   const [begun, used] = [performance.now(), process.cpuUsage()];
   await work();
@@ -67,7 +65,7 @@ async function timed(times: Times, work: () => Promise<unknown>): Promise<void> 
 
 async function measure(name: string): Promise<string> {
   const known = models[name] ?? models.llama!;
-  const labelling = (name === 'bert' ? 'classification' : options.labelling) as Labelling;
+  const labelling = name === 'bert' ? 'classification' : chosen;
   const step: StepCase = {
     ...shape,
     folder: folderOf(name),
@@ -76,7 +74,7 @@ async function measure(name: string): Promise<string> {
     modulesToSave: known.modulesToSave,
     vocabulary: known.vocabulary,
     steps: 1,
-    threads: Number(options.threads),
+    threads,
   };
   const config = configOf(step);
   const opened = openModel(config.model);
@@ -97,7 +95,7 @@ async function measure(name: string): Promise<string> {
   const tokenFeeds = hasCache && fileFeeds(file, token, 128);
   const of = (): Times => ({ wall: [], cpu: [] });
   const [fused, lowered, raw, tokenPacked, tokenUnpacked] = [of(), of(), of(), of(), of()];
-  for (let i = 0; i <= Number(options.repeats); i++) {
+  for (let i = 0; i <= repeats; i++) {
     // The first of each warms up.
     const drop = i === 0;
     await timed(drop ? of() : fused, () => runtime.evaluate(batch));
@@ -135,4 +133,5 @@ function fileFeeds(
 }
 
 console.log('| model | fused | plain | the file itself | a token | unpacked |\n|---|---|---|---|---|---|');
-for (const name of options.models.split(',')) console.log(await measure(name));
+for (const name of words('models', options.models, [...Object.keys(models), ...Object.keys(storages)]))
+  console.log(await measure(name));

@@ -1,4 +1,4 @@
-import { parseArgs } from 'node:util';
+import { readArguments, whole, words } from './arguments.ts';
 import { computes, type Labelling, labellings, models } from './cases.ts';
 import { type Variant, variants } from './processes.ts';
 import type { BenchTable } from './table.ts';
@@ -61,35 +61,23 @@ export function readOptions(tables: Tables): BenchOptions {
         ? `${word}=${storedRatios}`
         : word,
     );
-  const parse = () =>
-    parseArgs({
-      args: given,
-      options: {
-        tables: { type: 'string', default: 'step' },
-        models: { type: 'string', default: 'gpt2' },
-        cases: { type: 'string', default: labellings.join(',') },
-        peers: { type: 'string', default: 'eager,bf16-weights' },
-        repeat: { type: 'string', default: '2' },
-        steps: { type: 'string', default: '3' },
-        threads: { type: 'string', default: '0' },
-        compute: { type: 'string', default: 'float32' },
-        check: { type: 'string' },
-        store: { type: 'string' },
-        json: { type: 'boolean', default: false },
-        out: { type: 'string' },
-        help: { type: 'boolean', default: false },
-      },
-    }).values;
-  let options: ReturnType<typeof parse>;
-  try {
-    options = parse();
-  } catch (error) {
-    return refuse(error instanceof Error ? error.message : String(error));
-  }
-  if (options.help) {
-    console.log(help(tables));
-    process.exit(0);
-  }
+  const { values: options } = readArguments(help(tables), {
+    args: given,
+    options: {
+      tables: { type: 'string', default: 'step' },
+      models: { type: 'string', default: 'gpt2' },
+      cases: { type: 'string', default: labellings.join(',') },
+      peers: { type: 'string', default: 'eager,bf16-weights' },
+      repeat: { type: 'string', default: '2' },
+      steps: { type: 'string', default: '3' },
+      threads: { type: 'string', default: '0' },
+      compute: { type: 'string', default: 'float32' },
+      check: { type: 'string' },
+      store: { type: 'string' },
+      json: { type: 'boolean', default: false },
+      out: { type: 'string' },
+    },
+  });
   return {
     tables: words('tables', options.tables, Object.keys(tables)),
     models: words('models', options.models, Object.keys(models)),
@@ -104,24 +92,4 @@ export function readOptions(tables: Tables): BenchOptions {
     json: options.json,
     out: options.out,
   };
-}
-
-/** Words of a list, each of which must be known. */
-function words<T extends string>(option: string, list: string, known: readonly T[]): T[] {
-  const given = list.split(',').filter(Boolean);
-  const wrong = given.find((word) => !known.includes(word as T));
-  if (wrong) refuse(`--${option}: '${wrong}' is none of ${known.join(', ')}`);
-  return given as T[];
-}
-
-function whole(option: string, text: string, least: number): number {
-  const value = Number(text);
-  return Number.isInteger(value) && value >= least
-    ? value
-    : refuse(`--${option}: '${text}' is not a whole number from ${least} on`);
-}
-
-function refuse(message: string): never {
-  console.error(message);
-  process.exit(2);
 }

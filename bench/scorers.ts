@@ -2,13 +2,14 @@ import { execFileSync } from 'node:child_process';
 import { mkdtempSync, rmSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
-import { parseArgs } from 'node:util';
 import type { AdapterStrategy, ScoreTable } from 'onnx-alora/strategy';
 import { scorerNames } from '../plugins/alora/scorers/index.ts';
+import { median } from '../src/compare/statistics.ts';
 import { resolveRunConfig } from '../src/config/resolve.ts';
 import { alora } from '../src/strategies.ts';
 import type { AllocationEvent } from '../src/training/reporter.ts';
 import { trainRun } from '../src/training/train.ts';
+import { readArguments, whole, wholes, words } from './arguments.ts';
 
 const help = `npm run bench:scorers -- [options]
 
@@ -22,20 +23,15 @@ among those that exact scores of the same moment would have pruned.
   --rounds <n>       default 4
   --steps <n>        default 125`;
 
-const { values: options } = parseArgs({
+const { values: options } = readArguments(help, {
   options: {
     scorers: { type: 'string', default: scorerNames.join(',') },
     seeds: { type: 'string', default: '0,1,2' },
     rank: { type: 'string', default: '4' },
     rounds: { type: 'string', default: '4' },
     steps: { type: 'string', default: '125' },
-    help: { type: 'boolean', default: false },
   },
 });
-if (options.help) {
-  console.log(help);
-  process.exit(0);
-}
 
 const folder = mkdtempSync(join(tmpdir(), 'onnx-alora-scorers-'));
 execFileSync(process.execPath, ['fixtures/data/moby-dick.mjs', folder]);
@@ -90,7 +86,7 @@ function watched(outcome: Counts): AdapterStrategy<unknown> {
   };
 }
 
-const [totalSteps, rounds] = [Number(options.steps), Number(options.rounds)];
+const [totalSteps, rounds] = [whole('steps', options.steps, 1), whole('rounds', options.rounds, 1)];
 const first = Math.floor(totalSteps / 4);
 const every = Math.floor(totalSteps / 2 / rounds);
 const isRound = (step: number, done: number) => step === first + done * every;
@@ -120,7 +116,7 @@ async function measure(scorer: string, seed: number): Promise<Outcome> {
         maxRows: { dev: 200 },
       },
       adapter: { strategy: 'alora', scorer, rounds, firstRoundAfter: first, roundEvery: every },
-      budget: { rank: Number(options.rank) },
+      budget: { rank: whole('rank', options.rank, 1) },
       train: { steps: totalSteps, batchSize: 8, learningRate: 1.2e-2, evalEvery: 0, patience: 0, seed },
       output: join(folder, `${scorer}-${seed}`),
     },
@@ -139,17 +135,11 @@ async function measure(scorer: string, seed: number): Promise<Outcome> {
   return { loss: result.dev!.last.loss, seconds: counted.seconds, agreement: counted.same / counted.pruned };
 }
 
-function median(values: readonly number[]): number {
-  const sorted = [...values].sort((a, b) => a - b);
-  const middle = sorted.length >> 1;
-  return sorted.length % 2 === 1 ? sorted[middle]! : (sorted[middle - 1]! + sorted[middle]!) / 2;
-}
-
 try {
   console.log('| scorer | dev loss | seconds scoring | pruned as exact would |\n|---|---|---|---|');
-  for (const scorer of options.scorers.split(',')) {
+  for (const scorer of words('scorers', options.scorers, scorerNames)) {
     const outcomes: Outcome[] = [];
-    for (const seed of options.seeds.split(',')) outcomes.push(await measure(scorer, Number(seed)));
+    for (const seed of wholes('seeds', options.seeds, 0)) outcomes.push(await measure(scorer, seed));
     const of = (key: keyof Outcome) => median(outcomes.map((outcome) => outcome[key]));
     const range = outcomes.map(({ loss }) => loss.toFixed(3)).sort();
     console.log(

@@ -1,14 +1,15 @@
 import { mkdtempSync, rmSync } from 'node:fs';
 import { cpus, tmpdir } from 'node:os';
 import { join } from 'node:path';
-import { parseArgs } from 'node:util';
 import * as ort from 'onnxruntime-node';
 import { mergeAdapter } from '../src/adapters/merge.ts';
 import { readPeft } from '../src/adapters/peft.ts';
 import { writePeft } from '../src/adapters/peftWriter.ts';
+import { median } from '../src/compare/statistics.ts';
 import { loadModel } from '../src/index.ts';
 import { randomStream } from '../src/random.ts';
 import { openSession } from '../src/runtime/session.ts';
+import { readArguments, whole } from './arguments.ts';
 import { modelFolder, withTokenizer } from './cases.ts';
 
 const help = `npm run bench:serving -- [options]
@@ -21,24 +22,17 @@ of wall clock and of processor time of one request for the logits of all its tok
   --threads <n>  default 0: one a core
   --rank <n>     default 8`;
 
-const { values: options } = parseArgs({
+const { values: options } = readArguments(help, {
   options: {
     repeats: { type: 'string', default: '7' },
     threads: { type: 'string', default: '0' },
     rank: { type: 'string', default: '8' },
-    help: { type: 'boolean', default: false },
   },
 });
-if (options.help) {
-  console.log(help);
-  process.exit(0);
-}
 
-const [repeats, threads, rank] = [options.repeats, options.threads, options.rank].map(Number) as [
-  number,
-  number,
-  number,
-];
+const repeats = whole('repeats', options.repeats, 1);
+const threads = whole('threads', options.threads, 0);
+const rank = whole('rank', options.rank, 1);
 const base = modelFolder('gpt2');
 withTokenizer(base);
 
@@ -89,7 +83,6 @@ async function timed(into: Times, request: () => Promise<unknown>): Promise<void
   into.processor.push((user + system) / 1000);
 }
 
-const median = (values: readonly number[]) => [...values].sort((a, b) => a - b)[values.length >> 1]!;
 const rows: string[] = [];
 for (const [size, length] of [
   [1, 16],
