@@ -60,6 +60,36 @@ try {
       .replace('epochs: 3', 'steps: 12'),
   );
   console.log(sh(process.execPath, 'example.mjs').trim().split('\n').at(-1));
+
+  // What the types promise is there, for `import` and, where Node has it for ES modules, for `require`.
+  const entries = ['index', 'strategy', 'strategies', 'testing'];
+  const packed = join(folder, 'node_modules/onnx-alora/dist');
+  for (const entry of entries) {
+    const name = entry === 'index' ? 'onnx-alora' : `onnx-alora/${entry}`;
+    const types = readFileSync(join(packed, `${entry}.d.ts`), 'utf8');
+    const declared = new Set(
+      [...types.matchAll(/^declare (?:function|const|class) (\w+)/gm)].map(([, n]) => n),
+    );
+    const promised = [...types.matchAll(/^export \{([^}]*)\};$/gm)]
+      .flatMap(([, list]) => list.split(',').map((item) => item.trim().split(' as ')))
+      .flatMap(([own, as = own]) => (declared.has(own) ? [as] : []));
+    must(promised.length > 0, `${entry}.d.ts promises nothing`);
+    const list = `console.log(Object.keys(m).join())`;
+    const imported = sh(
+      process.execPath,
+      '--input-type=module',
+      '-e',
+      `import * as m from '${name}'; ${list}`,
+    );
+    const missing = promised.filter((n) => !imported.trim().split(',').includes(n));
+    must(missing.length === 0, `${name} has types for ${missing.join(', ')}, and no values`);
+    if (process.features.require_module)
+      must(
+        sh(process.execPath, '--input-type=commonjs', '-e', `const m = require('${name}'); ${list}`) ===
+          imported,
+        `require('${name}') gives something else than import`,
+      );
+  }
   console.log(`installed from ${(size / 1e6).toFixed(1)} MB; init, train and the README's example ran`);
 } finally {
   rmSync(folder, { recursive: true, force: true });

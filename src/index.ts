@@ -22,7 +22,17 @@ import { type TrainOptions, trainRun } from './training/train.ts';
 
 export type { CompareReporter } from './compare/compare.ts';
 export type { CompareInput } from './compare/file.ts';
-export type * from './compare/record.ts';
+export type {
+  Check,
+  Column,
+  CompareRecord,
+  MethodRecord,
+  PlanRecord,
+  RunRecord,
+  SearchRecord,
+  Trial,
+  VariantRecord,
+} from './compare/record.ts';
 export type { Failure, Job, JobEvents, Runner } from './compare/runner.ts';
 export type { RunConfig, RunConfigInput } from './config/schema.ts';
 export { AloraError, type ErrorDetails, type ErrorKind } from './errors.ts';
@@ -44,7 +54,22 @@ export { writeReport as report } from './report/index.ts';
 export type { StrategyRegistry } from './training/assemble.ts';
 export type { EvaluateOptions, EvaluateResult } from './training/evaluate.ts';
 export type { ExportResult } from './training/exportGraph.ts';
-export type * from './training/reporter.ts';
+export type {
+  AllocationEvent,
+  BudgetCount,
+  BudgetReport,
+  CheckpointEvent,
+  EvalEvent,
+  MetricsEvent,
+  ModuleInfo,
+  Reporter,
+  RunInfo,
+  RunResult,
+  SampleEvent,
+  SplitInfo,
+  SplitResult,
+  StepEvent,
+} from './training/reporter.ts';
 export type { ScoreOptions, ScoreResult } from './training/score.ts';
 
 export interface WithStrategies {
