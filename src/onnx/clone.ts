@@ -4,7 +4,7 @@ import { Graph, type Model, Node, type Value } from './graph.ts';
  * A copy whose nodes and values are its own; tensors are shared, since they are never changed in place.
  * `outer` maps captured values of a subgraph to those of its new surroundings.
  */
-export function cloneGraph(graph: Graph, outer: ReadonlyMap<Value, Value> = new Map()): Graph {
+function cloneGraph(graph: Graph, outer: ReadonlyMap<Value, Value> = new Map()): Graph {
   const copy = new Graph(graph.name);
   const values = new Map<Value, Value>(outer);
   const map = (value: Value | null): Value | null => {

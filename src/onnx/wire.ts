@@ -53,7 +53,7 @@ export function* wireFields(bytes: Bytes, from = 0, to = bytes.length): Generato
   }
 }
 
-export function wireText(bytes: Uint8Array, field: WireField): string {
+function wireText(bytes: Uint8Array, field: WireField): string {
   return new TextDecoder().decode(bytes.subarray(field.payload, field.end));
 }
 

@@ -109,9 +109,6 @@ export const gradients = {
   'com.microsoft.RotaryEmbedding': RotaryEmbedding,
 } as const satisfies Record<string, Gradient>;
 
-/** An operator of ai.onnx that has a gradient. */
-export type DifferentiableOp = keyof typeof gradients;
-
 /** Operators through which no gradient flows: integer or boolean results, or steps. */
 export const stops: ReadonlySet<string> = new Set([
   'And',

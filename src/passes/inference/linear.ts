@@ -4,10 +4,7 @@ import { add, divide } from '../symbolic.ts';
 import { broadcast, dtypeAt, type Inferred, type Rule, type Scope, shapeAt } from './rule.ts';
 
 /** Shape of a batched matrix product; vectors gain and lose an axis as in numpy. */
-export function productShape(
-  left: readonly Dim[] | null,
-  right: readonly Dim[] | null,
-): readonly Dim[] | null {
+function productShape(left: readonly Dim[] | null, right: readonly Dim[] | null): readonly Dim[] | null {
   if (!left || !right || left.length === 0 || right.length === 0) return null;
   const a = left.length === 1 ? [1, ...left] : left;
   const b = right.length === 1 ? [...right, 1] : right;

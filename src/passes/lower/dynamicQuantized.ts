@@ -67,7 +67,7 @@ function onlyUser(value: Value): Node | undefined {
  * The chain that ONNX Runtime's quantiser writes: DynamicQuantizeLinear -> MatMulInteger -> Cast -> Mul by the product
  * of both scales. Returns the Mul, whose output the float product replaces; undefined where the chain is another.
  */
-export function scaledProduct(node: Node): { end: Node; source: Value; scale: Value } | undefined {
+function scaledProduct(node: Node): { end: Node; source: Value; scale: Value } | undefined {
   const source = floatSource(node.inputs[0]);
   const cast = onlyUser(node.output);
   const end = cast?.op === 'Cast' ? onlyUser(cast.output) : undefined;
