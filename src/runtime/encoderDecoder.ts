@@ -1,5 +1,6 @@
 import * as ort from 'onnxruntime-node';
 import { type EncoderSide, inputTensor } from './decoder.ts';
+import type { Features } from './feeds.ts';
 import { closed, type Seq2SeqTokens } from './seq2seq.ts';
 import { type Feeds, runSession } from './session.ts';
 
@@ -32,6 +33,33 @@ export function sessionEncoder(
           shape,
         ),
       };
+    },
+  };
+}
+
+/** What a model hears in place of prompts: row i of a batch is recording `prompts[i][0]`. */
+export interface Recordings {
+  /** What the decoder writes first, as `speechBegins` gives it. */
+  readonly begins: readonly number[];
+  /** Inputs of the encoder of these recordings, by name, one below the other. */
+  features(recordings: readonly number[]): Readonly<Record<string, Features>>;
+}
+
+/** The same over sound. */
+export function sessionHearing(
+  session: ort.InferenceSession,
+  { begins, features }: Recordings,
+  constants: Readonly<Feeds> = {},
+): EncoderSide {
+  return {
+    begins,
+    async encode(prompts) {
+      const feeds: Feeds = { ...constants };
+      for (const [name, { data, dims }] of Object.entries(features(prompts.map(([recording]) => recording!))))
+        feeds[name] = new ort.Tensor('float32', data, dims);
+      const [name = ''] = session.outputNames;
+      const outputs = await runSession(session, 'encoder', feeds, [name]);
+      return { encoder_hidden_states: outputs[name]! };
     },
   };
 }

@@ -22,6 +22,20 @@ export function seq2SeqTokens(config: ModelConfig, generation: ModelConfig = {})
   };
 }
 
+/**
+ * What the decoder of a model that hears writes first: the start, and behind it the language and the task that
+ * forced_decoder_ids ([place, id] from place 1 on) name. A place without an id is the model's to choose.
+ */
+export function speechBegins(config: ModelConfig, generation: ModelConfig = {}): number[] {
+  const [start = 0] = seq2SeqTokens(config, generation).begins;
+  const forced = new Map(
+    (generation.forced_decoder_ids ?? config.forced_decoder_ids ?? []) as [number, number | null][],
+  );
+  const begins = [start];
+  for (let id = forced.get(1); typeof id === 'number'; id = forced.get(begins.length)) begins.push(id);
+  return begins;
+}
+
 /** A prompt as the encoder reads it: closed by the end token. */
 export function closed<Id extends number | bigint>(ids: readonly Id[], eosId: Id): Id[] {
   return ids.at(-1) === eosId ? [...ids] : [...ids, eosId];

@@ -89,7 +89,7 @@ export function collate(examples: readonly Example[], { padId, padTo = 0, indice
 }
 
 /** The features of examples one below the other. */
-function stackFeatures(examples: readonly Example[]): Record<string, Features> {
+export function stackFeatures(examples: readonly Example[]): Record<string, Features> {
   const rows = examples.map((example) => example.features!());
   return Object.fromEntries(
     Object.entries(rows[0]!).map(([name, { data, dims }]) => {

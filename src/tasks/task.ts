@@ -116,7 +116,8 @@ export type MetricName =
   | 'em'
   | 'bleu'
   | 'rougeL'
-  | 'meteor';
+  | 'meteor'
+  | 'wordErrorRate';
 
 /** A task as it stands for one tokenizer and one model. */
 export interface PreparedTask {

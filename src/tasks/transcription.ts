@@ -52,6 +52,7 @@ export const transcription: Task = {
   prepare: ({ tokenizer, maxLength, speech }) => ({
     kind: 'token',
     metrics: ['perplexity', 'tokenAccuracy'],
+    textMetrics: ['wordErrorRate'],
     // Only models that hear are given this task.
     encode: (row) => encodeSpeech(row, { tokenizer, maxLength, speech: speech! }),
   }),

@@ -3,7 +3,8 @@ import { findModel, type ModelDirectory } from '../runtime/modelDirectory.ts';
 import type { RuntimeOptions } from '../runtime/session.ts';
 import { generateRows } from '../runtime/textGeneration.ts';
 import type { Workspace } from '../runtime/workspace.ts';
-import { groupByPrompt, scoreGenerated } from '../tasks/metrics/generated.ts';
+import { stackFeatures } from '../tasks/collate.ts';
+import { groupByPrompt, type PromptGroup, scoreGenerated } from '../tasks/metrics/generated.ts';
 import type { Example } from '../tasks/task.ts';
 import type { RunData } from './data.ts';
 import { endsOf, openDecoder } from './openDecoder.ts';
@@ -28,7 +29,7 @@ export function generationFile(
 }
 
 /**
- * Answers every prompt of a split greedily and scores the answers by the task's metrics on generated text. A prompt is
+ * Answers every prompt (or writes down every recording) of a split greedily and scores the answers by the task's metrics on generated text. A prompt is
  * given as it was in training; an answer may be twice as long as the longest one to be learnt.
  */
 export async function generatedMetrics(
@@ -38,12 +39,18 @@ export async function generatedMetrics(
   workspace: Workspace,
   { adapter, batchSize, breathe, ...runtime }: GeneratedOptions,
 ): Promise<SplitResult['metrics']> {
-  const asked = examples.filter(({ prompt }) => prompt !== undefined);
-  const groups = groupByPrompt(asked);
-  const promptOf = new Map(asked.map((example) => [example.prompt, promptIds(example)]));
-  const prompts = groups.map(({ prompt }) => promptOf.get(prompt)!);
+  const hears = examples.some(({ features }) => features !== undefined);
+  const asked = hears ? examples : examples.filter(({ prompt }) => prompt !== undefined);
+  const { groups, prompts } = hears ? recordingsOf(examples) : promptsOf(asked);
   const longest = Math.max(0, ...asked.map(({ targets }) => targets.filter((target) => target >= 0).length));
-  const { decoder, close } = await openDecoder(directory, adapter, workspace, runtime);
+  const hear = (rows: readonly number[]) => stackFeatures(rows.map((row) => examples[row]!));
+  const { decoder, close } = await openDecoder(
+    directory,
+    adapter,
+    workspace,
+    runtime,
+    hears ? hear : undefined,
+  );
   const answers: string[] = [];
   try {
     for (const batch of equalLengths(prompts, batchSize)) {
@@ -64,6 +71,26 @@ export async function generatedMetrics(
     await close();
   }
   return scoreGenerated(task.textMetrics ?? [], answers, groups);
+}
+
+interface Questions {
+  readonly groups: readonly PromptGroup[];
+  /** What the decoder is asked for each of them. */
+  readonly prompts: readonly (readonly number[])[];
+}
+
+function promptsOf(asked: readonly Example[]): Questions {
+  const groups = groupByPrompt(asked);
+  const idsOf = new Map(asked.map((example) => [example.prompt, promptIds(example)]));
+  return { groups, prompts: groups.map(({ prompt }) => idsOf.get(prompt)!) };
+}
+
+/** Each recording by its number. */
+function recordingsOf(examples: readonly Example[]): Questions {
+  return {
+    groups: examples.map(({ references = [] }, i) => ({ prompt: String(i), references })),
+    prompts: examples.map((_, i) => [i]),
+  };
 }
 
 /** The tokens before the first that is learnt. */

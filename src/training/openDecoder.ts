@@ -16,11 +16,11 @@ import { separateProjections } from '../passes/lower.ts';
 import { widen } from '../passes/widen.ts';
 import { encoderFile } from '../runtime/backbone.ts';
 import { type Decoder, sessionDecoder } from '../runtime/decoder.ts';
-import { sessionEncoder } from '../runtime/encoderDecoder.ts';
+import { type Recordings, sessionEncoder, sessionHearing } from '../runtime/encoderDecoder.ts';
 import { parameterFeeds } from '../runtime/feeds.ts';
 import { generationConfig, type ModelDirectory } from '../runtime/modelDirectory.ts';
 import { worthPacking } from '../runtime/prepacking.ts';
-import { seq2SeqTokens } from '../runtime/seq2seq.ts';
+import { seq2SeqTokens, speechBegins } from '../runtime/seq2seq.ts';
 import { type Feeds, openSessions, type RuntimeOptions } from '../runtime/session.ts';
 import { endTokens } from '../runtime/textGeneration.ts';
 import type { Workspace } from '../runtime/workspace.ts';
@@ -34,13 +34,15 @@ export interface OpenDecoder {
 /**
  * Opens a decoder file for text generation, that of an encoder-decoder together with its encoder's. Without an adapter
  * the files run as they are; with one, their fused operators and cache stay and the adapter's factors become inputs
- * beside the linear layers.
+ * beside the linear layers. `hear`: features of recordings, for a model that reads sound; a prompt is then the number of
+ * a recording.
  */
 export async function openDecoder(
   directory: ModelDirectory,
   adapter: string | undefined,
   workspace: Workspace,
   runtime: RuntimeOptions,
+  hear?: Recordings['features'],
 ): Promise<OpenDecoder> {
   const model = readModel(directory.file);
   // [batch, length, vocabulary]; a classifier gives [batch, classes].
@@ -51,9 +53,8 @@ export async function openDecoder(
       allowed: 'a decoder: logits [batch, length, vocabulary]',
       fix: 'Use a decoder such as GPT-2 or Llama; encoders are scored with `onnx-alora eval`.',
     });
-  const tokens = readsEncoder(model)
-    ? seq2SeqTokens(directory.config, generationConfig(directory.folder))
-    : undefined;
+  const generation = generationConfig(directory.folder);
+  const tokens = readsEncoder(model) ? seq2SeqTokens(directory.config, generation) : undefined;
   const halves: Half[] = [
     { name: 'decoder', file: directory.file, model },
     ...(tokens ? [halfOf('encoder', encoderFile(directory))] : []),
@@ -68,7 +69,14 @@ export async function openDecoder(
     }),
     runtime,
   );
-  const side = encoder && tokens && sessionEncoder(encoder, tokens, adapted?.[1]);
+  const side =
+    encoder && hear
+      ? sessionHearing(
+          encoder,
+          { begins: speechBegins(directory.config, generation), features: hear },
+          adapted?.[1],
+        )
+      : encoder && tokens && sessionEncoder(encoder, tokens, adapted?.[1]);
   return {
     decoder: sessionDecoder(session!, adapted?.[0], side),
     async close() {

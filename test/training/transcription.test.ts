@@ -1,4 +1,4 @@
-import { cpSync, mkdirSync, mkdtempSync, rmSync, writeFileSync } from 'node:fs';
+import { cpSync, mkdirSync, mkdtempSync, readFileSync, rmSync, writeFileSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { fileURLToPath } from 'node:url';
@@ -21,6 +21,10 @@ for (const part of ['config.json', 'onnx'])
   cpSync(join(fixtures, 'backbones/whisper', part), join(model, part), { recursive: true });
 for (const file of ['tokenizer.json', 'tokenizer_config.json'])
   cpSync(join(fixtures, 'models/opt', file), join(model, file));
+// As Whisper's: the end token stands behind the text too.
+const tokenizer = JSON.parse(readFileSync(join(model, 'tokenizer.json'), 'utf8'));
+tokenizer.post_processor.single.push({ SpecialToken: { id: '</s>', type_id: 0 } });
+writeFileSync(join(model, 'tokenizer.json'), JSON.stringify(tokenizer));
 const preprocessor = join(model, 'preprocessor_config.json');
 const hearing = {
   feature_extractor_type: 'WhisperFeatureExtractor',
@@ -61,6 +65,15 @@ describe('transcription', () => {
     const adapter = join(config.output, 'adapter');
     const after = await evaluateRun(config, { adapter });
     expect(after.metrics.tokenAccuracy).toBe(1);
+    // The tokens are right one by one, and so are they when the model writes them itself.
+    expect(after.metrics.wordErrorRate).toBe(0);
+    // Untrained, it writes something else.
+    expect((await evaluateRun(config)).metrics.wordErrorRate).toBeGreaterThan(0.5);
+    // A language that the training rows do not begin with is not what was learnt.
+    const generation = join(model, 'generation_config.json');
+    writeFileSync(generation, JSON.stringify({ forced_decoder_ids: [[1, 17]] }));
+    expect((await evaluateRun(config, { adapter })).metrics.wordErrorRate).toBeGreaterThan(0);
+    rmSync(generation);
     expect(readPeft(adapter).taskType).toBe('SEQ_2_SEQ_LM');
     const { merged, verification } = await mergeModel({
       adapter,

@@ -3,6 +3,7 @@ import { bleu } from './bleu.ts';
 import { meteor } from './meteor.ts';
 import { rougeL } from './rouge.ts';
 import { exactMatch, f1 } from './squad.ts';
+import { wordErrorRate } from './wordErrorRate.ts';
 
 /** A prompt, and every answer that the data gives to it. */
 export interface PromptGroup {
@@ -39,7 +40,7 @@ const best =
       ),
     );
 
-/** All between 0 and 1. `accuracy`: equal to a reference, blanks around it and case aside. */
+/** All but `wordErrorRate` between 0 and 1. `accuracy`: equal to a reference, blanks around it and case aside. */
 const textMetrics: Readonly<Partial<Record<MetricName, TextMetric>>> = {
   accuracy: best((prediction, reference) => Number(answerForm(prediction) === answerForm(reference))),
   em: best(exactMatch),
@@ -47,9 +48,14 @@ const textMetrics: Readonly<Partial<Record<MetricName, TextMetric>>> = {
   bleu: (predictions, references) => bleu(predictions, references) / 100,
   rougeL: (predictions, references) => mean(predictions.map((p, i) => rougeL(p, references[i] ?? []))),
   meteor: (predictions, references) => mean(predictions.map((p, i) => meteor(p, references[i] ?? []))),
+  wordErrorRate: (predictions, references) =>
+    wordErrorRate(
+      predictions,
+      references.map(([reference = '']) => reference),
+    ),
 };
 
-/** Scores generated texts against their references; `predictions[i]` answers `groups[i]`. Shares between 0 and 1. */
+/** Scores generated texts against their references; `predictions[i]` answers `groups[i]`. */
 export function scoreGenerated(
   names: readonly MetricName[],
   predictions: readonly string[],
