@@ -7,6 +7,7 @@ import { fuseRotary } from './fuseRotary.ts';
 import { countFused, type HasKernel, lower, lowerForward, lowerSlow } from './lower.ts';
 import { nameAxes } from './nameAxes.ts';
 import { keepOutputs } from './prune.ts';
+import { stackQueries } from './stackQueries.ts';
 import { widen } from './widen.ts';
 
 export interface PrepareOptions {
@@ -37,6 +38,7 @@ export function prepareForTraining(model: Model, { outputs, forward }: PrepareOp
     keepOutputs(model.graph, outputs);
   }
   fuseRotary(model);
+  stackQueries(model);
   return twin;
 }
 
