@@ -1,6 +1,6 @@
 /**
- * Ctrl-C, SIGTERM and a terminal that is closed: the first asks for a checkpoint and a stop, the second stops at once. `what` says on stderr what
- * the first does.
+ * Ctrl-C, SIGTERM and a terminal that is closed: the first asks for a checkpoint and a stop, the second stops at once.
+ * `what` says on stderr what the first does.
  */
 export function interruption(what: string): { signal: AbortSignal; release(): void } {
   const controller = new AbortController();

@@ -14,8 +14,9 @@ const tell = (message: FromWorker, then?: () => void): void => {
   if (process.connected) process.send?.(message, () => then?.());
 };
 
-// Ctrl-C reaches the whole group of processes: the parent decides what it means, and says so by message.
-process.on('SIGINT', () => {});
+// Ctrl-C and the end of a terminal reach the whole group of processes: the parent decides what that means, and says
+// so by message.
+for (const name of ['SIGINT', 'SIGHUP']) process.on(name, () => {});
 process.on('SIGTERM', () => abort.abort());
 // Without a parent nobody wants the result; the next call resumes from the last checkpoint.
 process.on('disconnect', () => process.exit(1));

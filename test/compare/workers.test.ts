@@ -72,6 +72,7 @@ async function begun(
   const child = spawn(process.execPath, [await builtCli(), 'compare', 'compare.yaml', '--jobs', '2'], {
     cwd,
     stdio: ['ignore', 'ignore', 'pipe'],
+    detached: true,
   });
   let stderr = '';
   child.stderr?.setEncoding('utf8').on('data', (text) => (stderr += text));
@@ -128,12 +129,16 @@ describe('worker processes of the built command line', () => {
     expect(numbers(again.stdout)).toEqual(whole);
   });
 
-  it('save a checkpoint on Ctrl-C, and the command ends with 130', async () => {
-    const cwd = folder('ctrl-c');
+  it.each([
+    ['Ctrl-C', 'SIGINT'],
+    ['a terminal that is closed', 'SIGHUP'],
+  ] as const)('save a checkpoint on %s, and the command ends with 130', async (_, signal) => {
+    const cwd = folder(signal);
     const output = join(cwd, 'out');
     const { child, stderr, code } = await begun(cwd);
     await until(() => stepsMade(output) >= 11);
-    child.kill('SIGINT');
+    // A terminal tells the whole group, workers included.
+    process.kill(-child.pid!, signal);
     expect(await code).toBe(130);
     expect(stderr()).toContain('error[INTERRUPTED]');
     const left = readdirSync(output, { recursive: true, encoding: 'utf8' });
