@@ -1,6 +1,6 @@
 import { createHash } from 'node:crypto';
 import { basename, isAbsolute, relative, sep } from 'node:path';
-import { stringify } from 'yaml';
+import { parse, stringify } from 'yaml';
 import { isModulePath } from './resolve.ts';
 import { pathKeys, type RunConfig } from './schema.ts';
 
@@ -29,6 +29,34 @@ export function configHash(config: RunConfig): string {
   return createHash('sha256')
     .update(canonical({ ...rest, runtime: where }))
     .digest('hex');
+}
+
+/**
+ * Keys in which a configuration differs from what `stringifyRunConfig` wrote to `dir`, with the values there and here;
+ * output folder and threads aside.
+ */
+export function differences(
+  written: string,
+  config: RunConfig,
+  dir: string,
+): { readonly key: string; readonly there: string; readonly here: string }[] {
+  const there = leaves(parse(written));
+  const here = leaves(parse(stringifyRunConfig(config, dir)));
+  const ignored = ['output', 'runtime.threads'];
+  return [...new Set([...there.keys(), ...here.keys()])]
+    .filter((key) => there.get(key) !== here.get(key) && !ignored.includes(key))
+    .map((key) => ({ key, there: there.get(key) ?? 'not given', here: here.get(key) ?? 'not given' }));
+}
+
+/** Dotted paths and JSON of everything in nested sections. */
+function leaves(value: unknown, prefix = ''): Map<string, string> {
+  if (typeof value !== 'object' || value === null || Array.isArray(value))
+    return new Map([[prefix, JSON.stringify(value)]]);
+  return new Map(
+    Object.entries(value).flatMap(([key, child]) => [
+      ...leaves(child, prefix === '' ? key : `${prefix}.${key}`),
+    ]),
+  );
 }
 
 function mapPaths(config: RunConfig, change: (path: string) => string): RunConfig {

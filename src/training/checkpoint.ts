@@ -4,9 +4,11 @@ import { join } from 'node:path';
 import type { AdapterLayout, AdapterSet } from '../adapters/adapterSet.ts';
 import type { Json } from '../adapters/strategy.ts';
 import { recoverFoldersIn, replaceFolder, writeFileAtomic } from '../atomicFiles.ts';
+import type { RunConfig } from '../config/schema.ts';
+import { configHash, differences } from '../config/write.ts';
 import { AloraError } from '../errors.ts';
 import type { LedgerState } from './ledger.ts';
-import type { SampleEvent, SplitResult } from './reporter.ts';
+import type { RunResult, SampleEvent, SplitResult } from './reporter.ts';
 import type { RunFolder } from './runFolder.ts';
 
 /** What a run needs beside its parameters to go on as if it had not been stopped. */
@@ -47,6 +49,12 @@ export const initialState: TrainingState = {
 
 /** Identity of what a checkpoint belongs to: sha256 of model file, data files and configuration. */
 export type RunHashes = Readonly<Record<string, string>>;
+
+/** The run that wants to go on. */
+interface CurrentRun {
+  readonly config: RunConfig;
+  readonly hashes: RunHashes;
+}
 
 interface Manifest {
   readonly format: 1;
@@ -123,7 +131,7 @@ function checkpointNames(folder: RunFolder): string[] {
 export function restoreCheckpoint(
   folder: RunFolder,
   adapters: AdapterSet,
-  hashes: RunHashes,
+  run: CurrentRun,
   warn: (message: string) => void,
 ): TrainingState | undefined {
   const names = checkpointNames(folder).reverse();
@@ -145,7 +153,7 @@ export function restoreCheckpoint(
       );
       continue;
     }
-    requireSameRun(path, manifest.hashes, hashes);
+    requireSameRun(folder, path, manifest.hashes, run);
     adapters.restoreLayout(manifest.layout);
     const bytes = arena.buffer.slice(arena.byteOffset, arena.byteOffset + arena.byteLength) as ArrayBuffer;
     arenaArrays.forEach((array, i) => {
@@ -162,8 +170,8 @@ export function restoreCheckpoint(
   return undefined;
 }
 
-function requireSameRun(path: string, saved: RunHashes, current: RunHashes): void {
-  for (const [what, hash] of Object.entries(current))
+function requireSameRun(folder: RunFolder, path: string, saved: RunHashes, run: CurrentRun): void {
+  for (const [what, hash] of Object.entries(run.hashes))
     if (saved[what] !== hash)
       throw new AloraError(
         'config',
@@ -171,9 +179,35 @@ function requireSameRun(path: string, saved: RunHashes, current: RunHashes): voi
         `The checkpoint was written with another ${what}`,
         {
           where: path,
-          got: `${what} ${hash.slice(0, 12)}`,
-          allowed: `${what} ${(saved[what] ?? 'none').slice(0, 12)}`,
+          ...(what === 'configuration' ? configurations(folder, run.config) : {}),
           fix: `Resume with the ${what} of that run, or start a new one in another output folder.`,
         },
       );
+}
+
+/** What the run file says now, and what it said when the run began. */
+function configurations(folder: RunFolder, config: RunConfig): { got?: string; allowed?: string } {
+  try {
+    const changed = differences(readFileSync(folder.file('run.yaml'), 'utf8'), config, folder.path);
+    const list = (of: 'here' | 'there') => changed.map((at) => `${at.key}: ${at[of]}`).join(', ');
+    return changed.length === 0 ? {} : { got: list('here'), allowed: list('there') };
+  } catch {
+    // run.yaml is gone or was changed by hand.
+    return {};
+  }
+}
+
+/** Refuses to take a finished run for one of another configuration. Errors: CHECKPOINT_OTHER_RUN. */
+export function requireSameConfiguration(folder: RunFolder, result: RunResult, config: RunConfig): void {
+  if (result.configHash === configHash(config)) return;
+  throw new AloraError(
+    'config',
+    'CHECKPOINT_OTHER_RUN',
+    'The run in the output folder is finished, and had another configuration',
+    {
+      where: folder.path,
+      ...configurations(folder, config),
+      fix: 'Set another output, or replace that run with --force.',
+    },
+  );
 }

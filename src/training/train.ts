@@ -1,6 +1,7 @@
 import { existsSync, readFileSync } from 'node:fs';
 import type { RunConfig } from '../config/schema.ts';
 import type { StrategyRegistry } from './assemble.ts';
+import { requireSameConfiguration } from './checkpoint.ts';
 import { prepareRun } from './prepareRun.ts';
 import type { RunResult } from './reporter.ts';
 import { RunFolder } from './runFolder.ts';
@@ -32,10 +33,12 @@ async function trainWith(
   claim: (folder: RunFolder) => Promise<() => void>,
 ): Promise<RunResult> {
   const folder = new RunFolder(config.output);
-  const finished = () =>
-    options.resume && folder.isFinished
-      ? (JSON.parse(readFileSync(folder.file('result.json'), 'utf8')) as RunResult)
-      : undefined;
+  const finished = () => {
+    if (!options.resume || !folder.isFinished) return undefined;
+    const result = JSON.parse(readFileSync(folder.file('result.json'), 'utf8')) as RunResult;
+    requireSameConfiguration(folder, result, config);
+    return result;
+  };
   folder.check(options);
   const earlier = finished();
   if (earlier) return earlier;

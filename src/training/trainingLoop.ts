@@ -113,8 +113,8 @@ export class TrainingLoop {
   }
 
   private restore(): boolean {
-    const { adapters, hashes, scheduler } = this.setup;
-    const state = restoreCheckpoint(this.folder, adapters, hashes, (message) =>
+    const { adapters, scheduler } = this.setup;
+    const state = restoreCheckpoint(this.folder, adapters, this.setup, (message) =>
       this.log.reporter.onWarning(message),
     );
     if (!state) return false;
@@ -255,14 +255,14 @@ export class TrainingLoop {
   }
 
   private checkpoint(): void {
-    const { adapters, hashes, scheduler } = this.setup;
+    const { adapters, scheduler } = this.setup;
     this.state = {
       ...this.state,
       ledger: this.ledger.save(),
       scheduler: scheduler?.save() ?? (null as Json),
       seconds: this.state.seconds + this.elapsed(),
     };
-    const path = writeCheckpoint(this.folder, this.state, adapters, hashes);
+    const path = writeCheckpoint(this.folder, this.state, adapters, this.setup.hashes);
     this.log.reporter.onCheckpoint({ step: this.state.step, kind: 'checkpoint', path });
   }
 

@@ -160,14 +160,22 @@ describe('resuming', () => {
     expect(readFileSync(join(folder, 'metrics.jsonl'))).toEqual(before);
   });
 
-  it('refuses another configuration', async () => {
+  it('refuses another configuration and names the keys that differ', async () => {
     const folder = join(scratch, 'other');
     await interrupted(folder, 4);
     const other = tinyRun(folder, { ...changes, train: { ...changes.train, learningRate: 1e-2 } });
-    await expect(trainRun(other, { strategies, resume: true })).rejects.toMatchObject({
+    const refusal = {
       code: 'CHECKPOINT_OTHER_RUN',
       exitCode: 3,
-    });
+      details: {
+        got: 'train.learningRate: 0.01',
+        allowed: `train.learningRate: ${tinyRun(folder, changes).train.learningRate}`,
+      },
+    };
+    await expect(trainRun(other, { strategies, resume: true })).rejects.toMatchObject(refusal);
+    await trainRun(tinyRun(folder, changes), { strategies, resume: true });
+    // A finished run is not taken for one with other settings either.
+    await expect(trainRun(other, { strategies, resume: true })).rejects.toMatchObject(refusal);
   });
 
   it('refuses other weights, also where they lie beside the .onnx file', async () => {
