@@ -104,12 +104,15 @@ function addAdapter(
   { config }: ModelDirectory,
 ): Feeds[] {
   const placed = new Set<string>();
+  const saved = new Set<string>();
   const layers: LinearModule[] = [];
   const feeds = halves.map(({ model, file }) => {
     inlineIf(model);
     if (model.graph.nodes.some((node) => node.op === 'If')) {
       // The branches on use_cache_branch (transformers.js v2) both run: each gets the adapter, as constants.
-      for (const name of addBranches(model, file, config, adapter).modules) placed.add(name);
+      const added = addBranches(model, file, config, adapter);
+      for (const name of added.modules) placed.add(name);
+      for (const key of added.keys) saved.add(key);
       return {};
     }
     // Adapters are float32.
@@ -121,10 +124,21 @@ function addAdapter(
     const packed = packAdapter(adapter, linear, config);
     const modules = new Map([...packed.modules].filter(([name]) => own.has(name)));
     for (const name of modules.keys()) placed.add(name);
-    return addFactors(model, { ...adapter, modules }, linear);
+    const feeds = addFactors(model, { ...adapter, modules }, linear);
+    // Layers that were trained in full take the place of the file's.
+    for (const key of addBranches(model, file, config, { ...adapter, modules: new Map() }).keys)
+      saved.add(key);
+    return feeds;
   });
   const isPlaced = (name: string) => [name, ...fusedNames(name)].some((candidate) => placed.has(candidate));
   const missing = [...adapter.modules].filter(([name, { rank }]) => rank > 0 && !isPlaced(name));
+  const unplaced = [...adapter.saved.keys()].find((key) => !saved.has(key));
+  if (unplaced)
+    throw new AloraError('model', 'ADAPTER_MISMATCH', 'The adapter does not fit the model', {
+      where: halves[0]!.file,
+      got: `${unplaced}, which the adapter brings and no layer of the model has`,
+      fix: 'Give the model that the adapter was trained on.',
+    });
   // Names the first of them, and what it may be instead.
   modulesOfAdapter({ ...adapter, modules: new Map(missing) }, layers);
   return feeds;
