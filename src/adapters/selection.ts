@@ -103,7 +103,9 @@ function unmatched(
       ...(didYouMean ? { didYouMean } : {}),
       fix: excluded
         ? 'Leave it out of model.targets: adapter.modulesToSave trains it fully.'
-        : 'Name modules of this model; `onnx-alora inspect` lists them.',
+        : plainName.test(item)
+          ? 'Name modules of this model; `onnx-alora inspect` lists them.'
+          : 'A regular expression must match a whole name (begin it with .*); `onnx-alora inspect` lists the names.',
     },
   );
 }

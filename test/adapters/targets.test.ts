@@ -214,6 +214,9 @@ describe('selectTargets', () => {
   it('says what was meant, what a head is, and what is no expression', () => {
     expect(refusal(() => selectTargets(llama, ['q_prj'])).details.didYouMean).toBe('q_proj');
     expect(refusal(() => selectTargets(bert, ['classifier'])).details.fix).toContain('modulesToSave');
+    expect(refusal(() => selectTargets(llama, ['layers\\.0\\..*q_proj'])).details.fix).toContain(
+      'whole name',
+    );
     expect(refusal(() => selectTargets(llama, ['(q_proj'])).code).toBe('CONFIG_TARGET_PATTERN');
   });
 
