@@ -15,7 +15,7 @@ import { type Compute, openInt8, requireInt8 } from '../runtime/compute.ts';
 import { type MissingKernel, missingKernels } from '../runtime/deviceKernels.ts';
 import { activationBytes, weightBytes } from '../runtime/memory.ts';
 import type { Device } from '../runtime/session.ts';
-import { evaluationGraph, stepGraph } from '../runtime/trainingGraph.ts';
+import { evaluationGraph, partPasses, stepGraph } from '../runtime/trainingGraph.ts';
 import { fetchModel, type OpenedModel } from '../training/assemble.ts';
 import { contextOf } from '../training/data.ts';
 
@@ -180,6 +180,7 @@ async function graphsOf(
   });
   const graphs = { step: stepGraph(adapted, { recompute, device }), evaluation: evaluationGraph(adapted) };
   for (const graph of Object.values(graphs)) suitDevice(graph, device ?? 'cpu');
+  partPasses(graphs.step);
   if (compute === 'int8') {
     const toInt8 = openInt8(workspace, adapted.outputWeights);
     await toInt8(graphs.evaluation);

@@ -14,6 +14,7 @@ import {
   gradientOutput,
   inputNames,
   outputNames,
+  partPasses,
   stepGraph,
 } from './trainingGraph.ts';
 import type { Workspace } from './workspace.ts';
@@ -215,6 +216,7 @@ export class AdaptedRuntime {
     const model = builders[name](name === 'step' ? this.trained : this.adapted, this.options);
     const feeder = new Feeder(model.graph, this.adapters, [], this.adapted.seq2seq);
     suitDevice(model, this.options.device);
+    partPasses(model);
     const path = await this.write(name, model);
     // Packed, 8-bit products save a sixth of a step for a copy of the weights; other sessions run too seldom for that.
     const prepack = worthPacking(model.graph, 'batches') || (name === 'step' && this.toInt8 !== undefined);

@@ -93,7 +93,7 @@ function buffers(nodes: readonly Node[], outputs: readonly Value[]): (value: Val
 function sameForOrt(a: Value, b: Value): boolean {
   if (a.dtype !== b.dtype || !a.shape || a.shape.length !== b.shape?.length) return false;
   return a.shape.every(
-    (dim, axis) => dim === b.shape![axis] && (typeof dim === 'number' || /^[\w.]+$/.test(dim ?? '')),
+    (dim, axis) => dim === b.shape![axis] && (typeof dim === 'number' || /^\(?[\w.]+\)?$/.test(dim ?? '')),
   );
 }
 

@@ -13,6 +13,7 @@ import { leavesLast } from '../passes/executionOrder.ts';
 import { gatherPooled } from '../passes/gatherPooled.ts';
 import { gatherRows } from '../passes/gatherRows.ts';
 import { inferTypes } from '../passes/inferTypes.ts';
+import { partLengths } from '../passes/partLengths.ts';
 import { type Pooling, pool } from '../passes/pooling.ts';
 import { keepOutputs } from '../passes/prune.ts';
 import { dependents, recompute } from '../passes/recompute.ts';
@@ -254,6 +255,12 @@ function gradientGraph(
   );
   leavesLast(graph);
   return model;
+}
+
+/** Keeps buffers of the forward pass from waiting for the backward pass (see partLengths); the last change to a graph. */
+export function partPasses({ graph }: Model): void {
+  const scale = graph.findInput(inputNames.lossScale);
+  if (scale) partLengths(graph, scale);
 }
 
 /** Cross-entropy on all rows at once. Every row weighs the same: a vector of the scale, as long as the losses. */
