@@ -30,6 +30,7 @@ export function injectGatedLowRank(
     role: 'lora_A',
     rows: 'rank',
     width: module.in,
+    matrix: true,
     init: options.initA ?? kaimingUniform(module),
     trained: true,
   });
@@ -45,6 +46,7 @@ export function injectGatedLowRank(
     role: 'lora_B',
     rows: 'rank',
     width: module.out,
+    matrix: true,
     init: options.initB ?? { kind: 'zeros' },
     growth: { kind: 'zeros' },
     trained: true,

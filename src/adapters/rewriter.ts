@@ -17,6 +17,16 @@ export function parameterInput(module: TargetModule, role: string): string {
   return `${module.name}.${role}`;
 }
 
+/** Whether a parameter is one scalar a row, as gates and biases are. */
+export function isVector({ width, matrix }: ParameterSpec): boolean {
+  return width === 1 && !matrix;
+}
+
+/** Shape of a parameter with so many rows. */
+export function parameterShape<Rows extends Dim>(spec: ParameterSpec, rows: Rows): (Rows | number)[] {
+  return isVector(spec) ? [rows] : [rows, spec.width];
+}
+
 /** Name of the graph input with the scaled keep mask of a module's dropout. */
 export function dropoutInput(module: TargetModule): string {
   return `${module.name}.dropout`;
@@ -113,8 +123,7 @@ export function openRewriter(
         );
       parameters.set(module, [...specs, spec]);
       const rows: Dim = spec.rows === 'rank' ? `${module.name}.rank` : spec.rows;
-      const shape = spec.width === 1 ? [rows] : [rows, spec.width];
-      const value = graph.input(name, 'float32', shape);
+      const value = graph.input(name, 'float32', parameterShape(spec, rows));
       inputs.set(name, value);
       return value;
     },

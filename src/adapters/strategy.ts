@@ -48,8 +48,10 @@ export interface ParameterSpec {
   readonly role: string;
   /** `rank`: one row a rank, pruned and grown with it; a number: that many rows, fixed. */
   readonly rows: 'rank' | number;
-  /** Scalars in a row. With width 1 the tensor is a vector [rows], else a matrix [rows, width]. */
+  /** Scalars in a row. With width 1 the tensor is a vector [rows], else a matrix [rows, width]; see `matrix`. */
   readonly width: number;
+  /** true: a matrix [rows, 1] with width 1 too, as a factor of a layer with one output; weight decay acts on it. */
+  readonly matrix?: boolean;
   readonly init: Initializer;
   /** Rows that are grown later; default: as `init`. */
   readonly growth?: Initializer;

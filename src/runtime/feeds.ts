@@ -1,7 +1,7 @@
 import * as ort from 'onnxruntime-node';
 import type { AdapterSet } from '../adapters/adapterSet.ts';
 import type { TargetModule } from '../adapters/module.ts';
-import { dropoutInput, parameterInput } from '../adapters/rewriter.ts';
+import { dropoutInput, parameterInput, parameterShape } from '../adapters/rewriter.ts';
 import { AloraError } from '../errors.ts';
 import type { Dim, Graph, Value } from '../onnx/graph.ts';
 import { randomStream } from '../random.ts';
@@ -130,8 +130,7 @@ export function parameterFeeds(adapters: AdapterSet, names: ReadonlySet<string>,
     if (!names.has(name)) continue;
     let values = adapters.view('values', slot);
     if (slot.spec.role === 'gate' && gates) values = gates(slot.module.index, values);
-    const dims = slot.spec.width === 1 ? [slot.rows] : [slot.rows, slot.spec.width];
-    feeds[name] = new ort.Tensor('float32', values, dims);
+    feeds[name] = new ort.Tensor('float32', values, parameterShape(slot.spec, slot.rows));
   }
   return feeds;
 }

@@ -299,7 +299,7 @@ function trainInFull({ graph }: Model, module: LinearModule): TrainedHead {
 function headParameter(role: string, rows: number, width: number): ParameterSpec {
   // transformers' initializer_range for a fresh head.
   const init = role === 'weight' ? ({ kind: 'normal', std: 0.02 } as const) : ({ kind: 'zeros' } as const);
-  return { role, rows, width, init, trained: true };
+  return { role, rows, width, matrix: role === 'weight', init, trained: true };
 }
 
 /** logits = hidden state, pooled or not, x W^T + b, W: [classes, hidden]. */

@@ -1,7 +1,7 @@
 import { InferenceSession, Tensor as OrtTensor } from 'onnxruntime-node';
 import { AdapterSet } from '../adapters/adapterSet.ts';
 import type { TargetModule } from '../adapters/module.ts';
-import { type ModuleSite, openRewriter, parameterInput } from '../adapters/rewriter.ts';
+import { type ModuleSite, openRewriter, parameterInput, parameterShape } from '../adapters/rewriter.ts';
 import type { AdapterStrategy, Budget, Injection } from '../adapters/strategy.ts';
 import { crossEntropy } from '../autodiff/crossEntropy.ts';
 import { differentiate } from '../autodiff/differentiate.ts';
@@ -187,11 +187,11 @@ export async function openTinyModel<O>(
       };
       for (const slot of adapters.slots) {
         const values = adapters.view('values', slot);
-        const { width: columns, role } = slot.spec;
+        const { role } = slot.spec;
         feeds[parameterInput(slot.module, role)] = new OrtTensor(
           'float32',
           role === 'gate' && gates ? gates(slot.module.index, values) : values,
-          columns === 1 ? [slot.rows] : [slot.rows, columns],
+          parameterShape(slot.spec, slot.rows),
         );
       }
       const known = Object.entries(feeds).filter(([name]) => accepted.has(name));

@@ -1,4 +1,5 @@
 import type { AdapterSet } from '../adapters/adapterSet.ts';
+import { isVector } from '../adapters/rewriter.ts';
 import type { ParameterGroup } from '../adapters/strategy.ts';
 
 export interface AdamWOptions {
@@ -43,7 +44,7 @@ export function adamWStep(adapters: AdapterSet, factor: number, options: AdamWOp
     const rate = (group.learningRate ?? options.learningRate) * factor;
     const epsilon = group.epsilon ?? 1e-8;
     const { width } = slot.spec;
-    const decay = width === 1 ? 0 : (group.weightDecay ?? options.weightDecay);
+    const decay = isVector(slot.spec) ? 0 : (group.weightDecay ?? options.weightDecay);
     const keep = 1 - rate * decay;
     for (let row = 0; row < slot.rows; row++) {
       const step = ++steps[slot.firstRow + row]!;

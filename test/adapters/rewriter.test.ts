@@ -1,5 +1,6 @@
 import * as ort from 'onnxruntime-node';
 import { describe, expect, it } from 'vitest';
+import { AdapterSet } from '../../src/adapters/adapterSet.ts';
 import { injectGatedLowRank } from '../../src/adapters/lowRank.ts';
 import { addBranches } from '../../src/adapters/mergeBranch.ts';
 import { openRewriter, parameterInput } from '../../src/adapters/rewriter.ts';
@@ -7,6 +8,8 @@ import { findLinearModules } from '../../src/adapters/targets.ts';
 import { Builder } from '../../src/onnx/builder.ts';
 import { Graph, type Model } from '../../src/onnx/graph.ts';
 import { Tensor } from '../../src/onnx/tensor.ts';
+import { parameterFeeds } from '../../src/runtime/feeds.ts';
+import { adamWStep } from '../../src/training/adamw.ts';
 import { modelOf, run } from '../passes/models.ts';
 
 /** OPT-350m ends like this: a projection without a bias straight before the output embedding. */
@@ -78,5 +81,36 @@ describe('adapters on layers that follow each other directly', () => {
     expect(modules).toEqual(['project_out', 'lm_head']);
     const { logits } = await run(model, { x });
     expect([...(logits!.data as Float32Array)]).toEqual(expected);
+  });
+});
+
+describe('a layer with one output', () => {
+  it('takes its factors as matrices, and its B is decayed as a matrix', async () => {
+    const graph = new Graph();
+    const y = new Builder(graph, '').op(
+      'MatMul',
+      [graph.input('x', 'float32', ['n', 2]), graph.constant('score.weight', Tensor.float32([5, 6], [2, 1]))],
+      { name: 'score/MatMul', dtype: 'float32', shape: ['n', 1] },
+    );
+    y.name = 'logits';
+    graph.outputs = [y];
+    const model = modelOf(graph);
+    const [score] = findLinearModules(model);
+    const session = openRewriter(model.graph, new Map([[score!, score!.uses]]), {
+      budget: { parameters: 0, rank: 2, at: 'final' },
+    });
+    session.injectAt(score!, (rewriter) => injectGatedLowRank(rewriter, score!));
+    const adapters = new AdapterSet([score!], session.parameters, [2], 0);
+    adapters.parameter(score!, 'lora_A').set([1, -2, 0.5, 1]);
+    adapters.parameter(score!, 'lora_B').set([3, 4]);
+    const names = new Set(graph.inputs.map(({ name }) => name));
+    const rows = new ort.Tensor('float32', Float32Array.of(1, 2, 3, 4), [2, 2]);
+    const { logits } = await run(model, { x: rows, ...parameterFeeds(adapters, names) });
+    // x W + (x A^T) B: 17 - 9 + 10 and 39 - 15 + 22.
+    expect(logits!.dims).toEqual([2, 1]);
+    expect([...(logits!.data as Float32Array)]).toEqual([18, 46]);
+
+    adamWStep(adapters, 1, { learningRate: 0.1, weightDecay: 0.5, groups: {} });
+    expect([...adapters.parameter(score!, 'lora_B')]).toEqual([3, 4].map((b) => Math.fround(b * 0.95)));
   });
 });
