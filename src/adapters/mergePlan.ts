@@ -167,7 +167,7 @@ function shared(file: string, tensor: string, module: string, other: string): Al
   return new AloraError('model', 'MODEL_WEIGHT_SHARED', 'A weight of the adapter is shared in the file', {
     where: `${file}, ${module}`,
     got: `'${tensor}' is also read by ${other}`,
-    fix: 'Leave the module out of model.targets, or export the model with the weight stored twice (untied).',
+    fix: 'Leave the module out of model.targets and adapter.modulesToSave, or export the model with the weight stored twice (untied).',
   });
 }
 

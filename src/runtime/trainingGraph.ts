@@ -22,6 +22,7 @@ import { findSegments } from '../passes/segments.ts';
 import { type Backbone, linearModules } from './backbone.ts';
 import type { Seq2SeqTokens } from './seq2seq.ts';
 import type { Device } from './session.ts';
+import { headParameter, type TrainedHead, trainInFull } from './trainedHead.ts';
 
 /** Names of the graph inputs that are added to the model's own. */
 export const inputNames = {
@@ -49,14 +50,6 @@ export const outputNames = {
 /** Name of the graph output with the gradient of a parameter. */
 export function gradientOutput(module: TargetModule, role: string): string {
   return `${parameterInput(module, role)}.gradient`;
-}
-
-/** A head that trains in full: its parameters are graph inputs that start at the given values. */
-export interface TrainedHead {
-  readonly module: TargetModule;
-  readonly parameters: readonly { readonly spec: ParameterSpec; readonly start: Float32Array | null }[];
-  /** How `weight` is stored here; PEFT keeps [out, in]. */
-  readonly layout: 'in-out' | 'out-in';
 }
 
 /** A model with adapters and loss, before differentiation. */
@@ -109,7 +102,7 @@ export function adapt<Options>(backbone: Backbone, options: AdaptOptions<Options
   const injections = options.targets.map((module) =>
     session.injectAt(module, (rewriter) => options.strategy!.inject(rewriter, module, options.options!)),
   );
-  const heads = (options.saved ?? []).map((module) => trainInFull(model, module));
+  const heads = (options.saved ?? []).map((module) => trainInFull(model.graph, module));
   let logits = graph.outputs.find((value) => value.name === backbone.output) ?? graph.outputs[0]!;
   if (options.classifier) {
     const added = addClassifier(model, builder, logits, options.classifier);
@@ -275,31 +268,6 @@ function wholeLoss(
   const length = builder.op('Shape', [nll], { dtype: 'int64', shape: [1] });
   const weights = builder.op('Expand', [scale, length], { dtype: 'float32', shape: nll.shape });
   return { losses: nll, seed: [rowLogits, dLogits(weights)] };
-}
-
-/** Turns the constants of a linear layer into parameters: graph inputs `<module>.weight` and `.bias`. */
-function trainInFull({ graph }: Model, module: LinearModule): TrainedHead {
-  const parameters = [
-    { role: 'weight', value: module.weight.value },
-    ...(module.bias ? [{ role: 'bias', value: module.bias }] : []),
-  ].map(({ role, value }) => {
-    const tensor = value.initializer!;
-    // The constant itself becomes the input; in torch exports it already has the parameter's name.
-    const name = parameterInput(module, role);
-    if (value.name !== name) value.name = graph.unique(name);
-    value.initializer = null;
-    graph.initializers.delete(value);
-    graph.inputs.push(value);
-    const [rows, width] = tensor.dims.length === 2 ? [tensor.dims[0]!, tensor.dims[1]!] : [tensor.size, 1];
-    return { spec: headParameter(role, rows, width), start: tensor.toFloat32() };
-  });
-  return { module, parameters, layout: module.weight.layout };
-}
-
-function headParameter(role: string, rows: number, width: number): ParameterSpec {
-  // transformers' initializer_range for a fresh head.
-  const init = role === 'weight' ? ({ kind: 'normal', std: 0.02 } as const) : ({ kind: 'zeros' } as const);
-  return { role, rows, width, matrix: role === 'weight', init, trained: true };
 }
 
 /** logits = hidden state, pooled or not, x W^T + b, W: [classes, hidden]. */

@@ -16,7 +16,7 @@ import { writePeft } from '../adapters/peftWriter.ts';
 import { writeJson } from '../atomicFiles.ts';
 import { AloraError, nearest } from '../errors.ts';
 import { Tensor } from '../onnx/tensor.ts';
-import type { TrainedHead } from '../runtime/trainingGraph.ts';
+import type { TrainedHead } from '../runtime/trainedHead.ts';
 import { findTask } from '../tasks/index.ts';
 import type { Assembly } from './assemble.ts';
 

@@ -6,7 +6,7 @@ import type { LoadedPeftAdapter } from '../adapters/peft.ts';
 import { type AdapterStrategy, defineStrategy } from '../adapters/strategy.ts';
 import { adaptBackbone } from '../runtime/adaptBackbone.ts';
 import { AdaptedRuntime, type AdaptedRuntimeOptions } from '../runtime/adaptedRuntime.ts';
-import type { TrainedHead } from '../runtime/trainingGraph.ts';
+import type { TrainedHead } from '../runtime/trainedHead.ts';
 import { adapterFor, loadFactors, modulesOfAdapter } from './adapterFiles.ts';
 import type { OpenedModel } from './assemble.ts';
 
