@@ -39,6 +39,8 @@ export interface PeftAdapter {
 }
 
 export interface LoadedPeftAdapter extends PeftAdapter {
+  /** Where it was read. */
+  readonly folder: string;
   readonly peftType: 'LORA' | 'ADALORA';
   /** adapter_config.json as it stands. */
   readonly config: Readonly<Record<string, unknown>>;
@@ -75,6 +77,7 @@ export function readPeft(folder: string): LoadedPeftAdapter {
   if (modules.size === 0) throw damagedAdapter(path, 'no lora_A and lora_B tensors');
   const text = (value: unknown) => (typeof value === 'string' ? value : null);
   return {
+    folder,
     modules,
     saved,
     modulesToSave: namesIn(config.modules_to_save),

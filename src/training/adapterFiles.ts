@@ -100,6 +100,7 @@ export function modulesOfAdapter(
         'ADAPTER_MISMATCH',
         'The adapter belongs to another model: a module of it is missing',
         {
+          where: adapter.folder,
           got: name,
           didYouMean: nearest(name, byName.keys()),
           fix: 'Use the model that the adapter was trained on.',
@@ -111,7 +112,7 @@ export function modulesOfAdapter(
         'ADAPTER_MISMATCH',
         'The adapter belongs to another model: a module has other dimensions',
         {
-          where: name,
+          where: `${adapter.folder}, ${name}`,
           got: `${weights.in} -> ${weights.out}`,
           allowed: `${module.in} -> ${module.out}`,
           fix: 'Use the model that the adapter was trained on.',

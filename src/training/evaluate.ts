@@ -26,7 +26,7 @@ export interface EvaluateResult extends SplitResult {
   readonly seconds: number;
 }
 
-/** Loss and metrics of a split of a run's data, for the base model or with an adapter. */
+/** Loss and metrics of a split of a run's data, for the base model or with an adapter. Errors: MODEL_NOT_FINITE. */
 export async function evaluateRun(config: RunConfig, options: EvaluateOptions = {}): Promise<EvaluateResult> {
   const opened = await fetchModel({ ...config.model, device: config.runtime.device });
   try {
@@ -55,6 +55,12 @@ export async function evaluateRun(config: RunConfig, options: EvaluateOptions = 
       tokensOfRun: runtime.tokensOfRun,
     });
     const result = await evaluateSplit(runtime, batches, data.task).finally(() => runtime.close());
+    if (!Number.isFinite(result.loss))
+      throw new AloraError('model', 'MODEL_NOT_FINITE', 'The loss of the rows is not finite', {
+        where: options.adapter ?? opened.directory.folder,
+        got: result.loss,
+        fix: 'Evaluate another adapter or another file of the model: this one holds NaN, or its float16 numbers overflow (then take float32).',
+      });
     const written =
       options.generated !== false && data.task.textMetrics
         ? await generatedMetrics(examples, data, generationFile(config, opened.directory), opened.workspace, {

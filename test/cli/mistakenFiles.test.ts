@@ -80,6 +80,14 @@ const refusals: readonly Refusal[] = [
   ],
   ['a model of NaN', 'train run.yaml --set model.path=nan', 5, 'MODEL_NOT_FINITE', 'NaN'],
   [
+    'an adapter of another model',
+    `eval run.yaml --set model.path=list --adapter ${resolve('fixtures/peft/adapters/gpt2-lora')}`,
+    5,
+    'ADAPTER_MISMATCH',
+    'gpt2-lora',
+  ],
+  ['to score a model of NaN', 'eval run.yaml --set model.path=nan', 5, 'MODEL_NOT_FINITE', 'nan'],
+  [
     'a whole number that is too large',
     'train run.yaml --set budget.parameters=1e12',
     3,
