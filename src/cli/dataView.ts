@@ -26,6 +26,17 @@ export function dataSummary(splits: Splits) {
   );
 }
 
+/** The first rows of train as `data --json` prints them: what each token is, and whether it is trained. */
+export function firstRows(
+  splits: Splits,
+  rows: number,
+  tokenizer: Tokenizer,
+  labels?: readonly string[],
+): PreviewExample[] {
+  const examples = (splits.train?.examples ?? []).slice(0, rows);
+  return examples.map((example) => previewExample(example, tokenizer, labels));
+}
+
 /**
  * The first rows of train as the model sees them: trained tokens green, masked ones dim; without colours, trained
  * tokens in brackets, and a token's class behind it. Then lengths, shares and dropped rows of every split.
@@ -39,10 +50,9 @@ export function dataView(
   const legend = colours.isColorSupported
     ? `${colours.green('trained')} ${colours.dim('masked')}`
     : '[trained] masked';
-  const examples = (splits.train?.examples ?? []).slice(0, rows).map((example) => {
-    const preview = previewExample(example, tokenizer, labels);
-    return `${colours.bold(preview.where)}  ${describe(preview)}\n${tokens(preview, colours)}`;
-  });
+  const examples = firstRows(splits, rows, tokenizer, labels).map(
+    (preview) => `${colours.bold(preview.where)}  ${describe(preview)}\n${tokens(preview, colours)}`,
+  );
   const summary = dataSummary(splits);
   const lines = Object.entries(summary).map(([name, s]) => [
     name,

@@ -46,6 +46,9 @@ describe('the built command line, from a model to a merged model', () => {
 
   it('data marks what is trained', async () => {
     expect(await verb('data run.yaml --rows 1')).toMatch(/train\.jsonl:1 .*\n.*row 0 is\[.*number 0.*\]\n/);
+    const rows = JSON.parse(await verb('data run.yaml --json --rows 2')).examples;
+    expect(rows).toHaveLength(2);
+    expect(rows[0].tokens.some(({ trained }: { trained: boolean }) => trained)).toBe(true);
     expect(JSON.parse(await verb('data run.yaml --json')).splits.train).toMatchObject({
       rows: 40,
       dropped: [],

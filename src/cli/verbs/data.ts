@@ -1,5 +1,5 @@
 import type { Command } from 'commander';
-import { dataSummary, dataView } from '../dataView.ts';
+import { dataSummary, dataView, firstRows } from '../dataView.ts';
 import { example, integer, jsonOption, openRunFile, printJson, setOption } from '../options.ts';
 import { coloursFor } from '../terminal.ts';
 
@@ -30,7 +30,10 @@ async function showData(file: string, { set, rows, json }: Options): Promise<voi
   const model = await fetchModel(config.model);
   try {
     const { splits, tokenizer, task, warnings } = await loadRunData(config, model);
-    if (json) return printJson({ splits: dataSummary(splits), warnings });
+    if (json) {
+      const examples = firstRows(splits, rows, tokenizer, task.labels);
+      return printJson({ splits: dataSummary(splits), examples, warnings });
+    }
     for (const warning of warnings) process.stderr.write(`warning: ${warning}\n`);
     process.stdout.write(
       `${dataView(splits, { tokenizer, labels: task.labels }, rows, coloursFor(process.stdout))}\n`,
