@@ -56,6 +56,7 @@ export type { EvaluateOptions, EvaluateResult } from './training/evaluate.ts';
 export type { ExportResult } from './training/exportGraph.ts';
 export type {
   AllocationEvent,
+  AnswersEvent,
   BudgetCount,
   BudgetReport,
   CheckpointEvent,

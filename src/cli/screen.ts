@@ -1,5 +1,6 @@
 import type {
   AllocationEvent,
+  AnswersEvent,
   EvalEvent,
   Reporter,
   RunInfo,
@@ -99,22 +100,30 @@ export function trainScreen(
     if (row.loss !== undefined) shownLoss = row.loss;
   };
 
-  const draw = (event: StepEvent) => {
-    if (!live || !info || now() - drawnAt < liveInterval) return;
+  const drawLine = (done: number, total: number, ...details: readonly string[]) => {
+    if (!live || now() - drawnAt < liveInterval) return;
     drawnAt = now();
-    const share = event.step / info.totalSteps;
     const cells = 24;
-    const full = Math.round(share * cells);
-    const eta = remaining(event.step);
+    const full = Math.round((done / total) * cells);
     const text = [
-      `${String(event.step).padStart(String(info.totalSteps).length)}/${info.totalSteps}`,
+      `${String(done).padStart(String(total).length)}/${total}`,
       `${'━'.repeat(full)}${'╌'.repeat(cells - full)}`,
-      `loss ${decimal(event.loss)}`,
-      `${thousands((1000 * event.tokens) / Math.max(event.ms, 1e-3))} tok/s`,
-      eta === undefined ? '' : `eta ${clock(eta)}`,
+      ...details,
     ].join('  ');
     out.write(`\r\x1b[2K${colours.cyan(text.slice(0, (out.columns ?? 80) - 1))}`);
     drawn = true;
+  };
+
+  const draw = (event: StepEvent) => {
+    if (!live || !info) return;
+    const eta = remaining(event.step);
+    drawLine(
+      event.step,
+      info.totalSteps,
+      `loss ${decimal(event.loss)}`,
+      `${thousands((1000 * event.tokens) / Math.max(event.ms, 1e-3))} tok/s`,
+      eta === undefined ? '' : `eta ${clock(eta)}`,
+    );
   };
 
   return {
@@ -179,6 +188,11 @@ export function trainScreen(
     },
     onSample(event) {
       samples.push(event);
+    },
+    onAnswers({ done, prompts }: AnswersEvent) {
+      flush();
+      if (done === 0) print(colours.dim(`      answers ${plural(prompts, 'prompt')} of test`));
+      drawLine(done, prompts, 'answers');
     },
     onWarning(message) {
       clear();

@@ -8,7 +8,7 @@ import { groupByPrompt, type PromptGroup, scoreGenerated } from '../tasks/metric
 import type { Example } from '../tasks/task.ts';
 import type { RunData } from './data.ts';
 import { endsOf, openDecoder } from './openDecoder.ts';
-import type { SplitResult } from './reporter.ts';
+import type { AnswersEvent, SplitResult } from './reporter.ts';
 
 export interface GeneratedOptions extends RuntimeOptions {
   /** Adapter folder in PEFT format. */
@@ -17,6 +17,8 @@ export interface GeneratedOptions extends RuntimeOptions {
   readonly batchSize: number;
   /** Called between batches; may throw to stop. */
   readonly breathe?: () => void;
+  /** Told before the first batch and after each. */
+  readonly onAnswers?: (event: AnswersEvent) => void;
 }
 
 /** The file that text is generated from: the one that the run file names, or the best one with a cache. */
@@ -37,7 +39,7 @@ export async function generatedMetrics(
   { task, tokenizer, contextLength }: Pick<RunData, 'task' | 'tokenizer' | 'contextLength'>,
   directory: ModelDirectory,
   workspace: Workspace,
-  { adapter, batchSize, breathe, ...runtime }: GeneratedOptions,
+  { adapter, batchSize, breathe, onAnswers, ...runtime }: GeneratedOptions,
 ): Promise<SplitResult['metrics']> {
   const hears = examples.some(({ features }) => features !== undefined);
   const asked = hears ? examples : examples.filter(({ prompt }) => prompt !== undefined);
@@ -52,6 +54,8 @@ export async function generatedMetrics(
     hears ? hear : undefined,
   );
   const answers: string[] = [];
+  let done = 0;
+  onAnswers?.({ done, prompts: prompts.length });
   try {
     for (const batch of equalLengths(prompts, batchSize)) {
       // session.run blocks the event loop while it computes: timers and signals get their turn.
@@ -66,6 +70,8 @@ export async function generatedMetrics(
       written.forEach(({ tokens }, i) => {
         answers[batch[i]!] = tokenizer.decode(tokens, { skipSpecial: true });
       });
+      done += batch.length;
+      onAnswers?.({ done, prompts: prompts.length });
     }
   } finally {
     await close();

@@ -68,6 +68,12 @@ export interface CheckpointEvent {
   readonly path: string;
 }
 
+/** Prompts of test that the best adapter has answered for the metrics of generated answers; the first event has 0. */
+export interface AnswersEvent {
+  readonly done: number;
+  readonly prompts: number;
+}
+
 /** A generated sample: the same prompt before the first and after the last step. */
 export interface SampleEvent {
   readonly when: 'before' | 'after';
@@ -205,6 +211,7 @@ export interface Reporter {
   onAllocation?(event: AllocationEvent): void;
   onCheckpoint?(event: CheckpointEvent): void;
   onSample?(event: SampleEvent): void;
+  onAnswers?(event: AnswersEvent): void;
   onWarning?(message: string): void;
   /** The run is finished and `result.json` is on the disk. */
   onRunEnd?(result: RunResult): void;
@@ -232,6 +239,7 @@ export function combineReporters(reporters: readonly Reporter[]): Required<Repor
     onAllocation: (event) => emit((r) => r.onAllocation?.(event)),
     onCheckpoint: (event) => emit((r) => r.onCheckpoint?.(event)),
     onSample: (event) => emit((r) => r.onSample?.(event)),
+    onAnswers: (event) => emit((r) => r.onAnswers?.(event)),
     onWarning: (message) => emit((r) => r.onWarning?.(message)),
     onRunEnd: (result) => emit((r) => r.onRunEnd?.(result)),
   };

@@ -353,6 +353,7 @@ export class TrainingLoop {
         adapter: this.folder.file('best'),
         batchSize: config.train.batchSize,
         breathe: () => this.stopMidway('answers were generated'),
+        onAnswers: (event) => this.log.reporter.onAnswers(event),
       });
     } catch (error) {
       if (!(error instanceof AloraError) || error.kind === 'interrupted') throw error;

@@ -68,7 +68,7 @@ const result: RunResult = {
   },
   seconds: 65,
   secondsAllocating: 1.5,
-  peakMemory: 300 * 2 ** 20,
+  peakMemory: 300e6,
   versions: {},
   machine: { cpu: 'x', cores: 2, memory: 1 },
   hashes: {},
@@ -126,6 +126,7 @@ function play(isTTY: boolean, { samples = true } = {}): { out: string; err: stri
       });
   }
   screen.onCheckpoint!({ step: 4, kind: 'checkpoint', path: 'checkpoints/step-000004' });
+  for (const done of [0, 5, 10]) screen.onAnswers!({ done, prompts: 10 });
   screen.onWarning!('something looks odd');
   if (samples) screen.onSample!({ when: 'after', prompt: 'the 3rd of May', text: '1803-05-03' });
   screen.onRunEnd!(result);
@@ -156,6 +157,7 @@ describe('trainScreen', () => {
          3   1.5000 ▼            1.00e-3   2.0000    1,000     16      1,600     0:01
          4   0.5000 ▼   2.0000   1.00e-3   2.0000    1,000     16      1,600     0:00  tokenAccuracy 0.5000
             saved checkpoints/step-000004
+            answers 10 prompts of test
 
       finished  1:05 · step 4 of 4 · peak memory 300 MB
       dev       loss           4.0000 -> 1.0000 (best, step 4)

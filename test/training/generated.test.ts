@@ -43,7 +43,14 @@ function run(output: string, train: object = {}) {
 
 it('ends with the metrics of generated answers, of the best adapter on test, in result.json', async () => {
   const config = run('whole');
-  const { test } = await trainRun(config, { strategies });
+  const answered: number[] = [];
+  const onAnswers = ({ done, prompts }: { done: number; prompts: number }) => {
+    expect(prompts).toBe(words.length);
+    answered.push(done);
+  };
+  const { test } = await trainRun(config, { strategies, reporters: [{ onAnswers }] });
+  expect(answered[0]).toBe(0);
+  expect(answered.at(-1)).toBe(words.length);
   const { metrics } = await evaluateRun(config, { adapter: join(config.output, 'best'), split: 'test' });
   // Two classes of answers, learnt by heart: the check is not of zeros.
   expect(metrics.accuracy).toBeGreaterThan(0.4);
