@@ -42,6 +42,8 @@ export interface MergeModelResult extends MergeResult {
     readonly file: string;
     readonly maxDelta: number;
     readonly largestLogit: number;
+    /** What the file rounds, and the difference comes from; absent in float32, where only sums are reordered. */
+    readonly rounded?: Rounded;
   }[];
   /** With `data`, for each requantised file: dev losses of the base, of base + adapter, and of the merged file. */
   readonly devLoss: readonly {
@@ -51,6 +53,9 @@ export interface MergeModelResult extends MergeResult {
     readonly merged: number;
   }[];
 }
+
+/** What a file keeps in less than float32, 4- and 8-bit weights aside: those stay as they are. */
+export type Rounded = '16-bit weights' | '8-bit activations';
 
 /** Rows and tokens of the probe inputs. */
 const probe = { size: 4, length: 32, seed: 20240325 };
@@ -81,7 +86,7 @@ export async function mergeModel(options: MergeModelOptions): Promise<MergeModel
       const largestLogit = largest(before.logits);
       // float16 and bfloat16 weights round the update to 11 or 8 bits, and activations that are rounded to 8 bits
       // turn a reordered sum into a step of 1/255 here and there; float32 only reorders sums.
-      const tolerance = (before.coarse ? 3e-2 : 1e-4) * Math.max(1, largestLogit);
+      const tolerance = (before.rounded ? 3e-2 : 1e-4) * Math.max(1, largestLogit);
       if (!(maxDelta <= tolerance) && !rounded.has(file))
         throw new AloraError('model', 'MERGE_MISMATCH', 'The merged model differs from model and adapter', {
           where: file,
@@ -89,7 +94,7 @@ export async function mergeModel(options: MergeModelOptions): Promise<MergeModel
           allowed: `at most ${tolerance}`,
           fix: 'Serve the adapter beside the model instead, and report this.',
         });
-      verification.push({ file, maxDelta, largestLogit });
+      verification.push({ file, maxDelta, largestLogit, ...(before.rounded && { rounded: before.rounded }) });
     }
     for (const { file } of options.data ? result.requantised : []) {
       if (/^encoder_model/.test(basename(file))) continue;
@@ -131,7 +136,7 @@ async function probeLogits(
   path: string,
   adapter: string | undefined,
   options: ProbeOptions,
-): Promise<{ logits: Float32Array; coarse: boolean }> {
+): Promise<{ logits: Float32Array; rounded: Rounded | undefined }> {
   const opened = openModel({ path });
   try {
     const { backbone } = opened;
@@ -147,19 +152,19 @@ async function probeLogits(
     });
     const kind = isNew && givesTokens(output, pooling) ? 'tag' : backbone.kind;
     const logits = await runtime.logits(probeBatch(opened, kind)).finally(() => runtime.close());
-    return { logits, coarse: isCoarse(path) };
+    return { logits, rounded: roundedIn(path) };
   } finally {
     opened.workspace.close();
   }
 }
 
-/** Whether a file rounds weights or activations to less than float32, those of 4 and 8 bits aside: they stay. */
-function isCoarse(path: string): boolean {
+function roundedIn(path: string): Rounded | undefined {
   const { graph } = readModel(path);
   const types = [...graph.initializers].map((value) => value.initializer!.dtype);
   const rounds = ({ nodes }: Graph): boolean =>
     nodes.some((node) => node.op.startsWith('DynamicQuantize') || node.subgraphs().some(rounds));
-  return types.some((dtype) => dtype === 'float16' || dtype === 'bfloat16') || rounds(graph);
+  if (types.some((dtype) => dtype === 'float16' || dtype === 'bfloat16')) return '16-bit weights';
+  return rounds(graph) ? '8-bit activations' : undefined;
 }
 
 /** Random tokens, the same for both models; every position (or row) is read. */

@@ -63,10 +63,10 @@ async function mergeAdapter(adapter: string, { data, json, ...options }: Options
     );
   for (const file of result.untouched)
     process.stdout.write(`copied ${file}: it holds no weight of the adapter\n`);
-  const rounded = new Set(result.requantised.map(({ file }) => file));
-  for (const { file, maxDelta, largestLogit } of result.verification)
+  const requantised = new Set(result.requantised.map(({ file }) => file));
+  for (const { file, maxDelta, largestLogit, rounded } of result.verification)
     process.stdout.write(
-      `${rounded.has(file) ? 'measured' : 'verified'} ${file}: max |delta logit| ${maxDelta.toExponential(2)} beside logits up to ${largestLogit.toPrecision(3)}\n`,
+      `${requantised.has(file) ? 'measured' : 'verified'} ${file}: max |delta logit| ${maxDelta.toExponential(2)} beside logits up to ${largestLogit.toPrecision(3)}${rounded ? ` (${rounded} round)` : ''}\n`,
     );
   for (const { file, base, adapted, merged } of result.devLoss)
     process.stdout.write(
