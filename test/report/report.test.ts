@@ -91,7 +91,7 @@ describe('a finished run of ALoRA', () => {
       result.configHash,
       result.hashes.model,
       result.versions['onnxruntime-node'],
-      '412 MiB',
+      '412 MB',
       '2024-03-03',
     ])
       expect(text).toContain(word);
