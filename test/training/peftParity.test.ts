@@ -56,6 +56,7 @@ describe('twelve steps as PyTorch and PEFT make them', () => {
         train: {
           steps: run.steps,
           batchSize: run.batchSize,
+          accumulate: run.accumulate,
           learningRate: run.learningRate,
           schedule: run.schedule,
           warmup: run.warmup,
