@@ -6,7 +6,7 @@ export function integer(n: number): string {
 /** A loss or score: four decimals, fewer from 1000 on, more digits below 0.001; a dash for what is not a number. */
 export function decimal(n: number | null | undefined): string {
   if (n === null || n === undefined || !Number.isFinite(n)) return '\u2013';
-  if (n !== 0 && Math.abs(n) < 1e-3) return n.toExponential(2);
+  if (n !== 0 && Math.abs(n) < 1e-3) return n.toExponential(2).replace(/^-/, '\u2212');
   if (Math.abs(n) >= 1000) return amount(Math.round(n * 10) / 10).replace('-', '\u2212');
   return n.toFixed(4).replace('-', '\u2212');
 }

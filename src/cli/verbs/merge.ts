@@ -64,10 +64,13 @@ async function mergeAdapter(adapter: string, { data, json, ...options }: Options
   for (const file of result.untouched)
     process.stdout.write(`copied ${file}: it holds no weight of the adapter\n`);
   const requantised = new Set(result.requantised.map(({ file }) => file));
-  for (const { file, maxDelta, largestLogit, rounded } of result.verification)
-    process.stdout.write(
-      `${requantised.has(file) ? 'measured' : 'verified'} ${file}: max |delta logit| ${maxDelta.toExponential(2)} beside logits up to ${largestLogit.toPrecision(3)}${rounded ? ` (${rounded} round)` : ''}\n`,
-    );
+  for (const { file, maxDelta, largestLogit, rounded } of result.verification) {
+    const delta = `${file}: max |delta logit| ${maxDelta.toExponential(2)} beside logits up to ${largestLogit.toPrecision(3)}`;
+    // What quantising again costs outweighs the other rounding.
+    const how = requantised.has(file) ? 'measured' : 'verified';
+    const why = rounded && !requantised.has(file) ? ` (${rounded} round)` : '';
+    process.stdout.write(`${how} ${delta}${why}\n`);
+  }
   for (const { file, base, adapted, merged } of result.devLoss)
     process.stdout.write(
       `dev loss with ${file}: base ${decimal(base)}, adapter beside it ${decimal(adapted)}, requantised ${decimal(merged)}\n`,
