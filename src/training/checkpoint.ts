@@ -1,6 +1,7 @@
 import { createHash } from 'node:crypto';
 import { existsSync, readdirSync, readFileSync, rmSync } from 'node:fs';
 import { join } from 'node:path';
+import { parse } from 'yaml';
 import type { AdapterLayout, AdapterSet } from '../adapters/adapterSet.ts';
 import type { Json } from '../adapters/strategy.ts';
 import { recoverFoldersIn, replaceFolder, writeFileAtomic } from '../atomicFiles.ts';
@@ -198,7 +199,8 @@ function configurations(folder: RunFolder, config: RunConfig): { got?: string; a
 }
 
 /** Refuses to take a finished run for one of another configuration. Errors: CHECKPOINT_OTHER_RUN. */
-export function requireSameConfiguration(folder: RunFolder, result: RunResult, config: RunConfig): void {
+export function requireSameConfiguration(folder: RunFolder, result: RunResult, given: RunConfig): void {
+  const config = withMaxLength(given, folder);
   if (result.configHash === configHash(config)) return;
   throw new AloraError(
     'config',
@@ -210,4 +212,15 @@ export function requireSameConfiguration(folder: RunFolder, result: RunResult, c
       fix: 'Set another output, or replace that run with --force.',
     },
   );
+}
+
+/** Where data.maxLength is not given, the one that the run took from its model (see prepareRun). */
+function withMaxLength(config: RunConfig, folder: RunFolder): RunConfig {
+  if (config.data.maxLength !== undefined) return config;
+  try {
+    const { maxLength } = parse(readFileSync(folder.file('run.yaml'), 'utf8')).data;
+    return { ...config, data: { ...config.data, maxLength } };
+  } catch {
+    return config;
+  }
 }

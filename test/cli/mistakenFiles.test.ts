@@ -78,7 +78,13 @@ const refusals: readonly Refusal[] = [
     'TOKENIZER_OTHER_MODEL',
     'tokenizer.json',
   ],
-  ['a model of NaN', 'train run.yaml --set model.path=nan', 5, 'MODEL_NOT_FINITE', 'NaN'],
+  [
+    'a model of NaN',
+    'train run.yaml --set model.path=nan --set output=out-nan',
+    5,
+    'MODEL_NOT_FINITE',
+    'NaN',
+  ],
   [
     'an adapter of another model',
     `eval run.yaml --set model.path=list --adapter ${resolve('fixtures/peft/adapters/gpt2-lora')}`,
@@ -122,6 +128,6 @@ describe.concurrent('the built command line refuses', () => {
 
 describe('the built command line', () => {
   it('leaves no output folder behind', () => {
-    expect(readdirSync(dir)).not.toContain('out');
+    expect(readdirSync(dir).filter((name) => name.startsWith('out'))).toEqual([]);
   });
 });

@@ -34,7 +34,8 @@ it("the default of data.maxLength shrinks to the model's longest input, with a n
   await trainRun(run('default'), { strategies, reporters });
   expect(warnings.join(' ')).toContain('data.maxLength is 24');
   expect(readFileSync(join(scratch, 'default/run.yaml'), 'utf8')).toContain('maxLength: 24');
-  await trainRun(run('default'), { strategies, resume: true });
+  const resumed = await trainRun(run('default'), { strategies, resume: true });
+  expect(resumed.steps).toBe(2);
   await expect(trainRun(run('given', 128), { strategies })).rejects.toMatchObject({
     code: 'CONFIG_MAX_LENGTH',
   });
