@@ -4,12 +4,14 @@ import { existsSync, mkdtempSync, readFileSync, rmSync, writeFileSync } from 'no
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { afterAll, describe, expect, it } from 'vitest';
+import { separateAdapter } from '../../src/adapters/packAdapter.ts';
 import { type PeftAdapter, readPeft } from '../../src/adapters/peft.ts';
 import { writePeft } from '../../src/adapters/peftWriter.ts';
 import { findLinearModules } from '../../src/adapters/targets.ts';
 import { readModel } from '../../src/onnx/decode.ts';
 import { randomStream } from '../../src/random.ts';
 import { type Batch, configOf, largestDifference, logitsOf, withAdapter } from './original.ts';
+import { packLlama } from './packedLlama.ts';
 
 const scratch = mkdtempSync(join(tmpdir(), 'onnx-alora-peft-check-'));
 afterAll(() => {
@@ -28,6 +30,28 @@ interface Checked {
 }
 const checked: Record<string, Checked> = existsSync(golden) ? JSON.parse(readFileSync(golden, 'utf8')) : {};
 
+const batch: Batch = {
+  input_ids: [
+    [5, 9, 2, 44, 17],
+    [7, 7, 31, 8, 3],
+  ],
+  attention_mask: [
+    [1, 1, 1, 1, 1],
+    [1, 1, 1, 1, 1],
+  ],
+};
+
+/** PEFT's logits of the original model with the adapter that was written to scratch under this name. */
+function peftLogits(name: string, model: string): readonly number[] {
+  const folder = join(scratch, name);
+  if (process.env.UPDATE_PEFT) checked[name] = askPeft(model, folder, batch);
+  expect(hashOf(folder)).toBe(checked[name]?.sha256);
+  return checked[name]!.logits;
+}
+
+// Two implementations of a two-layer model in float32, logits of size 1 to 10.
+const tolerance = 2e-5;
+
 describe('what PEFT makes of our adapter folders', () => {
   it.each([
     ['gpt2', randomAdapter('gpt2', 'CAUSAL_LM', true)],
@@ -37,26 +61,29 @@ describe('what PEFT makes of our adapter folders', () => {
     '%s: PeftModel.from_pretrained gives our logits',
     async (name, adapter) => {
       const model = `fixtures/models/${name}`;
-      const folder = join(scratch, name);
-      writePeft(folder, adapter);
-      const batch: Batch = {
-        input_ids: [
-          [5, 9, 2, 44, 17],
-          [7, 7, 31, 8, 3],
-        ],
-        attention_mask: [
-          [1, 1, 1, 1, 1],
-          [1, 1, 1, 1, 1],
-        ],
-      };
-      if (process.env.UPDATE_PEFT) checked[name] = askPeft(model, folder, batch);
-      expect(hashOf(folder)).toBe(checked[name]?.sha256);
+      writePeft(join(scratch, name), adapter);
+      const theirs = peftLogits(name, model);
       const ours = await logitsOf(withAdapter(`${model}/onnx/model.onnx`, configOf(model), adapter), batch);
-      // Two implementations of a two-layer model in float32, logits of size 1 to 10.
-      expect(largestDifference(ours, checked[name]!.logits)).toBeLessThan(2e-5);
+      expect(largestDifference(ours, theirs)).toBeLessThan(tolerance);
     },
     120_000,
   );
+
+  it('llama, adapted where its exporter packed layers: PEFT loads the layers of the original', async () => {
+    const model = 'fixtures/models/llama';
+    const config = configOf(model);
+    const packed = join(
+      packLlama(join(scratch, 'packed'), ['attn/qkv_proj', 'mlp/gate_up_proj']),
+      'onnx/model.onnx',
+    );
+    const adapter = randomAdapter('llama', 'CAUSAL_LM', false, packed);
+    const modules = findLinearModules(readModel(packed), config);
+    expect([...adapter.modules.keys()].filter((name) => /qkv_proj|gate_up_proj/.test(name))).toHaveLength(4);
+    writePeft(join(scratch, 'llama-packed'), separateAdapter(adapter, modules, config));
+    const theirs = peftLogits('llama-packed', model);
+    const ours = await logitsOf(withAdapter(packed, config, adapter), batch);
+    expect(largestDifference(ours, theirs)).toBeLessThan(tolerance);
+  }, 120_000);
 });
 
 /** Of both files, as they are on the disk. */
@@ -76,9 +103,14 @@ function askPeft(model: string, folder: string, batch: Batch): Checked {
 }
 
 /** Ranks from 0 to 5, gates, and a scale that no common alpha expresses. */
-function randomAdapter(name: string, taskType: string, fanInFanOut: boolean): PeftAdapter {
+function randomAdapter(
+  name: string,
+  taskType: string,
+  fanInFanOut: boolean,
+  file = `fixtures/models/${name}/onnx/model.onnx`,
+): PeftAdapter {
   const folder = `fixtures/models/${name}`;
-  const modules = findLinearModules(readModel(`${folder}/onnx/model.onnx`), configOf(folder));
+  const modules = findLinearModules(readModel(file), configOf(folder));
   const random = randomStream(0, name);
   const normal = (count: number) => Float32Array.from({ length: count }, () => 0.2 * random.normal());
   return {

@@ -8,17 +8,11 @@ import { packAdapter, readRankCounts, splitFile, unpackAdapter } from '../../src
 import { outputsOf, packingOf } from '../../src/adapters/packing.ts';
 import { type LowRankWeights, readPeft } from '../../src/adapters/peft.ts';
 import { partsOfFused } from '../../src/adapters/splitFused.ts';
-import { findLinearModules } from '../../src/adapters/targets.ts';
 import { collectRun } from '../../src/compare/collect.ts';
 import { resolveRunConfig } from '../../src/config/resolve.ts';
 import { generateFrom } from '../../src/inference/generate.ts';
 import { loadModel } from '../../src/inference/loadModel.ts';
 import { mergeModel } from '../../src/inference/merge.ts';
-import { Builder } from '../../src/onnx/builder.ts';
-import { readModel } from '../../src/onnx/decode.ts';
-import { writeModel } from '../../src/onnx/encode.ts';
-import { Tensor } from '../../src/onnx/tensor.ts';
-import { prune } from '../../src/passes/prune.ts';
 import { randomStream } from '../../src/random.ts';
 import { readRun } from '../../src/report/read.ts';
 import * as strategies from '../../src/strategies.ts';
@@ -27,6 +21,7 @@ import { planRun } from '../../src/training/prepareRun.ts';
 import { trainRun } from '../../src/training/train.ts';
 import { compare } from '../backbones/harness.ts';
 import { readBackbone } from '../backbones/reference.ts';
+import { packLlama } from './packedLlama.ts';
 
 const scratch = mkdtempSync(join(tmpdir(), 'onnx-alora-split-'));
 afterAll(() => rmSync(scratch, { recursive: true }));
@@ -143,47 +138,7 @@ it('refuses a layout that it does not know', async () => {
   });
 });
 
-/** The tiny Llama with query, key and value packed into one product, as the genai builder does. */
-function packedLlama(): string {
-  const folder = join(scratch, 'packed-llama');
-  cpSync('fixtures/models/llama', folder, { recursive: true });
-  rmSync(join(folder, 'onnx/model_fp16.onnx'), { force: true });
-  const path = join(folder, 'onnx/model.onnx');
-  const model = readModel(path);
-  const { graph } = model;
-  const modules = findLinearModules(model, { model_type: 'llama', architectures: ['LlamaForCausalLM'] });
-  for (const i of [0, 1]) {
-    const parts = ['q', 'k', 'v'].map(
-      (part) => modules.find(({ name }) => name === `model.layers.${i}.self_attn.${part}_proj`)!,
-    );
-    const [{ in: width, input }] = parts as [LinearModule];
-    const out = parts.reduce((sum, part) => sum + part.out, 0);
-    const weight = new Float32Array(width * out);
-    let column = 0;
-    for (const part of parts) {
-      const values = part.weight.tensor.toFloat32();
-      for (let row = 0; row < width; row++)
-        for (let j = 0; j < part.out; j++) weight[row * out + column + j] = values[row * part.out + j]!;
-      column += part.out;
-    }
-    const make = new Builder(graph, `/model/layers.${i}/attn/qkv_proj`);
-    const constant = graph.constant(
-      `model.layers.${i}.attn.qkv_proj.MatMul.weight`,
-      Tensor.float32(weight, [width, out]),
-    );
-    const y = make.op('MatMul', [input, constant], { name: 'MatMul' });
-    const split = make.node('Split', [y, make.ints(parts.map((part) => part.out))], 3, {
-      attributes: { axis: -1 },
-    });
-    parts.forEach((part, p) => {
-      graph.replaceUses(part.output, split.outputs[p]!);
-    });
-  }
-  graph.sort();
-  prune(graph);
-  writeModel(model, path);
-  return folder;
-}
+const packedLlama = () => packLlama(join(scratch, 'packed-llama'));
 
 describe('a Llama whose exporter packed query, key and value', () => {
   const adapterOf = (kind: string) => `fixtures/peft/adapters/llama-${kind}`;
