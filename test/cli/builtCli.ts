@@ -6,8 +6,16 @@ import { build } from 'tsup';
 
 const cache = resolve('node_modules/.cache/onnx-alora');
 
+let built: Promise<string> | undefined;
+
 /** Path of the command line, built from the sources as they are; built once for all test files. */
-export async function builtCli(): Promise<string> {
+export function builtCli(): Promise<string> {
+  // Two builds of one process would write to the same folder.
+  built ??= findOrBuild();
+  return built;
+}
+
+async function findOrBuild(): Promise<string> {
   const out = join(cache, fingerprint(['src', 'plugins', 'tsup.config.ts', 'package.json']));
   const cli = join(out, 'cli.js');
   if (existsSync(cli)) return cli;
