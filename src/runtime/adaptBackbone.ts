@@ -13,8 +13,13 @@ import { type AdaptedModel, type AdaptOptions, adapt } from './trainingGraph.ts'
 export function adaptBackbone<Options>(backbone: Backbone, options: AdaptOptions<Options>): AdaptedModel {
   const adapted = adaptCopy(backbone, backbone.model, options)!;
   // Dropout is for training steps alone.
-  const forward = backbone.forward && !options.dropout && adaptCopy(backbone, backbone.forward, options);
-  return forward ? { ...adapted, forward: forward.model } : adapted;
+  if (!backbone.forward || options.dropout) return adapted;
+  const forward = adaptCopy(backbone, backbone.forward, options);
+  // A bias within a fused operator cannot be fed.
+  const feeds = forward?.heads.every(
+    ({ parameters }, i) => parameters.length === adapted.heads[i]!.parameters.length,
+  );
+  return forward && feeds ? { ...adapted, forward: forward.model } : adapted;
 }
 
 /** undefined where a layer that shall train in full has no float weight in this graph. */

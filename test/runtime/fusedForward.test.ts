@@ -33,13 +33,13 @@ const files: readonly (readonly [folder: string, file: string, kept: Readonly<Re
   ['minilm', 'model_quantized', { MatMulInteger: 12, DynamicQuantizeLinear: 8 }],
 ];
 
-const open = (folder: string, file: string) => {
+const open = (folder: string, file: string, modulesToSave: readonly string[] = []) => {
   const encoder = folder === 'minilm';
   const config = resolveRunConfig(
     {
       model: { path: fixture(`backbones/${folder}`), file: `onnx/${file}.onnx` },
       data: { task: encoder ? 'classification' : 'text', train: 'none.jsonl' },
-      adapter: { strategy: 'alora' },
+      adapter: { strategy: 'alora', modulesToSave },
       budget: { rank: 2 },
       train: { steps: 100 },
       runtime: { threads: 1 },
@@ -122,5 +122,12 @@ describe('evaluation with the fused operators of the file', () => {
     const assembly = open('smollm', file);
     expect(assembly.backbone.forward).toBeUndefined();
     expect(assembly.adapted.forward).toBeUndefined();
+  });
+
+  it('is the plain one where a layer that trains in full has its bias in a fused operator', async () => {
+    const assembly = open('minilm', 'model_optimized', ['intermediate.dense']);
+    expect(assembly.backbone.forward).toBeDefined();
+    expect(assembly.adapted.forward).toBeUndefined();
+    await assembly.close();
   });
 });
