@@ -38,8 +38,15 @@ function sessionOptions(
     enableCpuMemArena: true,
     enableMemPattern: false,
     logSeverityLevel: quiet.session,
-    // Block-wise weights stay exact: by default ONNX Runtime rounds the activations before them to 8 bits.
-    extra: { session: { disable_prepacking: prepack ? '0' : '1', qdq_matmulnbits_accuracy_level: '0' } },
+    extra: {
+      session: {
+        disable_prepacking: prepack ? '0' : '1',
+        // Block-wise weights stay exact: by default ONNX Runtime rounds the activations before them to 8 bits.
+        qdq_matmulnbits_accuracy_level: '0',
+        // Idle threads of a session would spin on, and take their core from the next session's.
+        force_spinning_stop: '1',
+      },
+    },
   };
 }
 
