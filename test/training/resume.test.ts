@@ -13,6 +13,7 @@ import {
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { afterAll, beforeAll, describe, expect, it } from 'vitest';
+import type { AdapterStrategy } from '../../src/adapters/strategy.ts';
 import type { AloraError } from '../../src/errors.ts';
 import * as strategies from '../../src/strategies.ts';
 import type { MetricsEvent, Reporter } from '../../src/training/reporter.ts';
@@ -134,16 +135,21 @@ describe('resuming', () => {
 
   it('refuses a folder in which a run is going on, and leaves that run alone', async () => {
     const folder = join(scratch, 'busy');
-    const second = () =>
-      trainRun(tinyRun(folder, changes), { strategies, resume: true }).catch((error: AloraError) => error);
-    let seen: Promise<unknown> | undefined;
-    const during: Reporter = {
-      onStep({ step }) {
-        if (step === 5) seen = second();
-      },
+    const second = () => trainRun(tinyRun(folder, changes), { strategies, resume: true });
+    let seen: unknown;
+    // Step 5 of the first run waits for the second run, so that no machine is fast enough to have ended the first.
+    const lora: AdapterStrategy<unknown> = {
+      ...strategies.lora,
+      scheduler: () => ({
+        async afterStep({ step }) {
+          if (step === 5) seen = await second().catch((error: AloraError) => error);
+        },
+        save: () => null,
+        restore() {},
+      }),
     };
-    await trainRun(tinyRun(folder, changes), { strategies, reporters: [during] });
-    expect(await seen).toMatchObject({ code: 'OUTPUT_IN_USE', exitCode: 7 });
+    await trainRun(tinyRun(folder, changes), { strategies: { ...strategies, lora } });
+    expect(seen).toMatchObject({ code: 'OUTPUT_IN_USE', exitCode: 7 });
     expectSame(folder);
   });
 
