@@ -23,7 +23,8 @@ export interface SessionChoices {
 
 /**
  * Options of every session. Prepacking would copy each weight into a layout of its own (twice the memory,
- * seconds to load), the memory pattern would reserve the largest batch for good.
+ * seconds to load), the memory pattern would reserve the largest batch for good. What is not named is as ONNX Runtime
+ * has it: all graph optimisations, one operator after another.
  */
 function sessionOptions(
   runtime: RuntimeOptions,
@@ -32,9 +33,6 @@ function sessionOptions(
   return {
     executionProviders: [runtime.device],
     ...(runtime.threads > 0 ? { intraOpNumThreads: runtime.threads } : {}),
-    interOpNumThreads: 1,
-    executionMode: 'sequential',
-    graphOptimizationLevel: 'all',
     enableCpuMemArena: true,
     enableMemPattern: false,
     logSeverityLevel: quiet.session,

@@ -21,8 +21,11 @@ output: out
 beforeAll(async () => {
   await builtCli();
   const model = resolve('fixtures/models/llama');
-  for (const name of ['model', 'garbage', 'cut', 'untokenized'])
+  for (const name of ['model', 'garbage', 'cut', 'untokenized', 'foreign'])
     cpSync(model, join(dir, name), { recursive: true, filter: (path) => !/safetensors|fp16/.test(path) });
+  cpSync(resolve('fixtures/models/presidents/tokenizer.json'), join(dir, 'foreign/tokenizer.json'));
+  const config = JSON.parse(readFileSync(join(model, 'config.json'), 'utf8'));
+  put(dir, 'foreign/config.json', JSON.stringify({ ...config, vocab_size: 1536 }));
   put(dir, 'garbage/onnx/model.onnx', 'version https://git-lfs.github.com/spec/v1\n');
   put(dir, 'cut/onnx/model.onnx', readFileSync(join(model, 'onnx/model.onnx')).subarray(0, 50_000));
   cpSync(resolve('fixtures/peft/adapters/llama-lora'), join(dir, 'whole'), { recursive: true });
@@ -63,6 +66,13 @@ const refusals: readonly Refusal[] = [
   ],
   ['a cut download', 'train run.yaml --set model.path=cut', 5, 'MODEL_UNREADABLE', 'model.onnx'],
   ['no tokenizer', 'data run.yaml --set model.path=untokenized', 5, 'TOKENIZER_MISSING', 'tokenizer.json'],
+  [
+    'tokenizer and configuration of another model, which only ONNX Runtime notices',
+    'train run.yaml --set model.path=foreign',
+    5,
+    'MODEL_RUN',
+    'tokenizer.json',
+  ],
   ['no such rows', 'train run.yaml --set data.train=none.jsonl', 4, 'DATA_FILE_MISSING', 'none.jsonl'],
   ['a broken row', 'train run.yaml --set data.train=broken.jsonl', 4, 'DATA_BAD_ROW', 'broken.jsonl:2'],
   [
