@@ -30,7 +30,7 @@ const collect = (value: string, before: readonly string[]): readonly string[] =>
 export const setOption = (): Option =>
   new Option('--set <path=value>', 'override a key of the run file, the value in YAML; repeatable')
     .argParser(collect)
-    .default([], 'none');
+    .default([]);
 
 export const jsonOption = (): Option => new Option('--json', 'print one JSON object');
 

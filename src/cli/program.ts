@@ -1,4 +1,4 @@
-import { Command, type CommanderError, Option } from 'commander';
+import { Command, type CommanderError, Help, Option } from 'commander';
 import { AloraError } from '../errors.ts';
 import { packageVersion } from './installation.ts';
 import { addVerb as compare } from './verbs/compare.ts';
@@ -32,17 +32,30 @@ const verbs = [
   env,
 ];
 
+/** The line of an option: says what must be given, and is silent about lists that are empty by default. */
+function optionDescription(option: Option): string {
+  const { mandatory, defaultValue } = option;
+  const shown = Array.isArray(defaultValue)
+    ? Object.create(option, { defaultValue: { value: undefined } })
+    : option;
+  return `${new Help().optionDescription(shown)}${mandatory ? ' (required)' : ''}`;
+}
+
 /** The command line. A mistake in it throws a CommanderError, which `usageError` words as one of ours. */
 export function createProgram(): Command {
   const program = new Command('onnx-alora')
     .description('Adapter training (LoRA, AdaLoRA, SoRA, ALoRA) for ONNX transformers.')
     .version(packageVersion(), '-V, --version', 'print the version')
     .helpOption('-h, --help', 'print this help')
+    .helpCommand('help [command]', 'print this help, or that of a command')
     .showSuggestionAfterError(true)
     .addHelpText('after', '\nStart with `npx onnx-alora init`, then `npx onnx-alora train run.yaml`.');
   for (const addVerb of verbs) addVerb(program);
   for (const command of [program, ...program.commands]) {
-    command.exitOverride().configureOutput({ writeErr: () => {} });
+    command
+      .exitOverride()
+      .configureOutput({ writeErr: () => {} })
+      .configureHelp({ optionDescription });
     if (command !== program) command.addOption(new Option('--verbose', 'print stack traces'));
   }
   return program;

@@ -1,5 +1,12 @@
 import { figureRules, fonts, monospace, schemeVariables } from './theme.ts';
 
+/** A shadow at each edge beyond which a table goes on: its cover moves with the table, the shadow itself does not. */
+const cover = (edge: string) =>
+  `linear-gradient(var(--surface),var(--surface)) ${edge}/28px 100% no-repeat local`;
+const shadow = (edge: string) =>
+  `linear-gradient(to ${edge},transparent,var(--line)) ${edge}/12px 100% no-repeat scroll`;
+const scrollShadows = [cover('left'), cover('right'), shadow('left'), shadow('right')].join(',');
+
 /** The page's style sheet: a single column of text and figures, light, dark and on paper. */
 export const styleSheet = `
 :root{color-scheme:light dark;${schemeVariables('light')}}
@@ -30,6 +37,7 @@ pre{background:color-mix(in srgb,var(--grid) 45%,transparent);border-radius:8px;
 .notes{border-left:3px solid var(--orange);padding:2px 0 2px 16px;margin:28px 0 0;font-size:14px}
 .notes ul{margin:4px 0 0;padding-left:18px}
 .scroll{overflow-x:auto;margin:10px 0 18px}
+@media screen{.scroll{background:${scrollShadows}}}
 table{border-collapse:collapse;width:100%;font-size:14px;line-height:1.4}
 th{font-weight:500;color:var(--muted);text-align:left;vertical-align:bottom;font-size:.93em;white-space:nowrap}
 th,td{padding:7px 14px 7px 0;border-bottom:1px solid var(--grid)}

@@ -125,6 +125,13 @@ describe('the built command line', () => {
     expect((await run(dir, ['train', 'typo.yaml'])).stderr).not.toMatch(/^ +at /m);
   });
 
+  it('says in the help which options must be given', async () => {
+    const { stdout } = await run(dir, ['score', '--help']);
+    expect(stdout).toMatch(/--adapter <dir> .*\(required\)$/m);
+    expect(stdout).toMatch(/--scorer <scorer> [^-]*"exact"\)$/m);
+    expect(stdout).toMatch(/--set <path=value> [^-]*repeatable$/m);
+  });
+
   it('shows one real example in the help of every verb', async () => {
     const { stdout } = await run(dir, ['--help']);
     const verbs = [...stdout.matchAll(/^ {2}([a-z]+) .*$/gm)]

@@ -20,7 +20,7 @@ export function addVerb(program: Command): void {
     .option('--inference', 'instead, the inference graph of the model with adapters as inputs')
     .option(
       '--adapter <dir>',
-      'with --inference: an adapter in PEFT format, written as the inputs of the graph (repeatable)',
+      'with --inference: an adapter in PEFT format, written as the inputs of the graph; repeatable',
       (folder: string, before: readonly string[]) => [...before, folder],
       [] as readonly string[],
     )

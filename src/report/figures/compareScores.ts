@@ -49,7 +49,8 @@ export function seedsFigure(
           field: 'value',
           type: 'quantitative',
           title: columnName(column),
-          scale: { zero: false, nice: true },
+          // The first dot keeps clear of the names.
+          scale: { zero: false, nice: false, padding: 14 },
           axis: { tickCount: 4, format: '.4~g' },
         },
         color: { ...color, legend: null },
