@@ -2,7 +2,7 @@ import type { LinearModule, ModelConfig, ModuleUse } from '../adapters/module.ts
 import { selectTargets } from '../adapters/selection.ts';
 import { constantOf, findLinearModules } from '../adapters/targets.ts';
 import { Builder } from '../onnx/builder.ts';
-import type { Graph, Model, Value } from '../onnx/graph.ts';
+import type { Model, Value } from '../onnx/graph.ts';
 import { inferTypes } from '../passes/inferTypes.ts';
 import { takeCacheBranch } from '../passes/inlineIf.ts';
 import { separateProjections } from '../passes/lower.ts';
@@ -49,17 +49,25 @@ export function makeAdapterReady(
   const chosen = new Set(selectTargets(all, targets).map(({ name }) => name));
   return graphs.flatMap(({ model, linear }) => {
     const builder = new Builder(model.graph, '/adapters');
-    const shapes = new BatchShapes(builder);
+    const at = { builder, shapes: new BatchShapes(builder), replaced: new Map<Value, Value>() };
     const sites = linear
       .filter((module) => chosen.has(module.name) || module.role === 'head')
-      .map((module) => addSite(builder, shapes, module));
+      .map((module) => addSite(at, module));
     inferTypes(model);
     return sites;
   });
 }
 
-function addSite(builder: Builder, shapes: BatchShapes, module: LinearModule): AdapterSite {
-  const { graph } = builder;
+/** Where sites are written. */
+interface Writing {
+  readonly builder: Builder;
+  readonly shapes: BatchShapes;
+  /** What stands in the place of a layer's output. The next layer may read that output directly. */
+  readonly replaced: Map<Value, Value>;
+}
+
+function addSite(at: Writing, module: LinearModule): AdapterSite {
+  const { graph } = at.builder;
   const rank = `${module.name}.rank`;
   const a = graph.input(`${module.name}.lora_A`, 'float32', [adaptersDim, module.in, rank]);
   const b = graph.input(`${module.name}.lora_B`, 'float32', [adaptersDim, rank, module.out]);
@@ -67,34 +75,33 @@ function addSite(builder: Builder, shapes: BatchShapes, module: LinearModule): A
     module.role === 'head'
       ? graph.input(`${module.name}.bias_delta`, 'float32', [adaptersDim, 1, module.out])
       : undefined;
-  shapes.count ??= a;
-  for (const use of module.uses) addBranch(builder, shapes, module, use, a, b, bias);
+  at.shapes.count ??= a;
+  for (const use of module.uses) addBranch(at, module, use, a, b, bias);
   // Relative positions (DeBERTa) are [1, positions, in] whatever the batch.
   const mixes = module.uses.every(({ input }) => input.shape?.length !== 3 || input.shape[0] !== 1);
   return { module, a: a.name, b: b.name, bias: bias?.name, mixes };
 }
 
 function addBranch(
-  builder: Builder,
-  shapes: BatchShapes,
+  { builder, shapes, replaced }: Writing,
   module: LinearModule,
   use: ModuleUse,
   a: Value,
   b: Value,
   bias: Value | undefined,
 ): void {
-  const { graph } = builder;
   // Behind the bias, so that ONNX Runtime can still fuse it into the product.
   const y = afterBias(use.output, module.out);
   // Rows of a batch stand one after another: a flattened [B * T, in] is [n, B * T / n, in] for either n.
   const batched = use.input.shape?.length === 3;
-  const x = batched ? use.input : builder.op('Reshape', [use.input, shapes.split(module.in)]);
+  const input = replaced.get(use.input) ?? use.input;
+  const x = batched ? input : builder.op('Reshape', [input, shapes.split(module.in)]);
   let delta = builder.op('MatMul', [builder.op('MatMul', [x, a]), b]);
   if (bias) delta = builder.op('Add', [delta, bias]);
   if (!batched) delta = builder.op('Reshape', [delta, shapes.of(y, module.out)]);
   const sum = builder.op('Add', [y, delta], { dtype: 'float32', shape: y.shape });
-  keepOutputName(graph, y, sum);
-  graph.replaceUses(y, sum, new Set([sum.producer!]));
+  builder.graph.takePlace(y, sum, new Set([sum.producer!]));
+  replaced.set(y, sum);
 }
 
 /** The sum with the layer's constant bias, where that is all that happens to the product. */
@@ -103,14 +110,6 @@ function afterBias(product: Value, out: number): Value {
   if (user?.op !== 'Add' || others.length > 0) return product;
   const other = user.inputs[user.inputs[0] === product ? 1 : 0];
   return constantOf(other)?.tensor.size === out ? user.output : product;
-}
-
-/** An output of the graph keeps its name when something is added to it. */
-function keepOutputName(graph: Graph, old: Value, replacement: Value): void {
-  if (!graph.outputs.includes(old)) return;
-  const { name } = old;
-  old.name = graph.unique(`${name}/base`);
-  replacement.name = name;
 }
 
 /** Reshape targets of layers whose rows are flattened. */

@@ -5,6 +5,7 @@ import { injectGatedLowRank } from '../../src/adapters/lowRank.ts';
 import { addBranches } from '../../src/adapters/mergeBranch.ts';
 import { openRewriter, parameterInput } from '../../src/adapters/rewriter.ts';
 import { findLinearModules } from '../../src/adapters/targets.ts';
+import { makeAdapterReady } from '../../src/inference/servingGraph.ts';
 import { Builder } from '../../src/onnx/builder.ts';
 import { Graph, type Model } from '../../src/onnx/graph.ts';
 import { Tensor } from '../../src/onnx/tensor.ts';
@@ -80,6 +81,19 @@ describe('adapters on layers that follow each other directly', () => {
     );
     expect(modules).toEqual(['project_out', 'lm_head']);
     const { logits } = await run(model, { x });
+    expect([...(logits!.data as Float32Array)]).toEqual(expected);
+  });
+
+  it('do so where a served model takes the factors as inputs', async () => {
+    const model = twoLayers();
+    const sites = makeAdapterReady([model], {}, ['project_out', 'lm_head']);
+    expect(sites).toHaveLength(2);
+    const feeds: Record<string, ort.Tensor> = { x };
+    for (const { a, b } of sites) {
+      feeds[a] = new ort.Tensor('float32', A, [1, 2, 1]);
+      feeds[b] = new ort.Tensor('float32', B, [1, 1, 2]);
+    }
+    const { logits } = await run(model, feeds);
     expect([...(logits!.data as Float32Array)]).toEqual(expected);
   });
 });
