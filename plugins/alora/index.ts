@@ -7,7 +7,10 @@ import { scorerNames } from './scorers/index.ts';
 const duration = z
   .union([
     z.int().min(1),
-    z.string().regex(durationPattern, 'steps as a whole number, or epochs such as "0.25 epochs"'),
+    z
+      .string()
+      .regex(durationPattern)
+      .meta({ examples: ['0.25 epochs'] }),
   ])
   .optional();
 

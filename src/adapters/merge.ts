@@ -209,6 +209,7 @@ function chosenFile(root: string, onnx: readonly string[], file: string): string
     where: root,
     got: file,
     allowed: onnx,
+    fix: 'name one of its .onnx files, or leave the file out for all of them',
   });
 }
 

@@ -6,7 +6,7 @@ import { configError, fromZodIssues, type Locate, type Problem, unknownKey } fro
 import { applySettings, type RawFile, readRaw } from '../config/read.ts';
 import { isModulePath, runName } from '../config/resolve.ts';
 import { loadStrategy } from '../config/thirdParty.ts';
-import { AloraError } from '../errors.ts';
+import { AloraError, nearest } from '../errors.ts';
 import type { StrategyRegistry } from '../training/assemble.ts';
 
 const choices = (what: string) => z.record(z.string().min(1), z.array(z.unknown()).min(1)).describe(what);
@@ -236,9 +236,15 @@ export function baselineOf(file: CompareFile, labels: readonly string[]): string
   const at = labels.indexOf(file.baseline);
   const byWord = file.entries.findIndex(({ strategy }) => strategy === file.baseline);
   if (at >= 0 || byWord >= 0) return labels[at >= 0 ? at : byWord]!;
+  const near = nearest(file.baseline, labels);
   throw new AloraError('config', 'CONFIG_VALUE', 'the baseline is none of the strategies', {
     where: file.locate(['baseline'], false),
     got: file.baseline,
     allowed: labels,
+    didYouMean: near,
+    fix:
+      near === undefined
+        ? 'name one of the strategies, or leave baseline out for the first'
+        : `write ${near}`,
   });
 }

@@ -19,6 +19,8 @@ export interface JsonSchema {
   exclusiveMaximum?: number;
   minItems?: number;
   pattern?: string;
+  minLength?: number;
+  examples?: unknown[];
   [key: string]: unknown;
 }
 
@@ -33,6 +35,7 @@ interface Issue {
  */
 export interface OptionsSchema {
   readonly '~standard': {
+    readonly vendor?: string;
     readonly validate: (value: unknown) => OptionsResult | Promise<OptionsResult>;
     readonly jsonSchema?: { readonly input: (options: { readonly target: 'draft-2020-12' }) => object };
   };
@@ -124,7 +127,10 @@ export function describeAllowed(schema: JsonSchema, got?: unknown): string {
       .join(', ')
       .replace(/, ([^,]*)$/, ' or $1');
   if (schema.type === 'boolean') return 'true or false';
-  if (schema.type === 'string') return 'text';
+  if (schema.type === 'string') {
+    if (schema.examples) return `text such as "${schema.examples[0]}"`;
+    return got === '' && schema.minLength ? 'text that is not empty' : 'text';
+  }
   if (schema.type === 'array') {
     const items = `a list of ${schema.items?.type === 'string' ? 'texts' : describeAllowed(schema.items ?? {})}`;
     return schema.minItems ? `${items}, ${schema.minItems} or more` : items;

@@ -1,6 +1,7 @@
 import type { z } from 'zod';
 import { AloraError, nearest } from '../errors.ts';
 import { describeAllowed, type JsonSchema, keyPaths, schemaAt } from './jsonSchema.ts';
+import { valueFix } from './valueFix.ts';
 
 /** One thing wrong with a configuration. */
 export interface Problem {
@@ -83,18 +84,23 @@ export function unknownKey(
   };
 }
 
-/** The problems of a zod result, each with what the schema accepts at its place. */
+/**
+ * The problems of a zod result, each with what the schema accepts at its place; `section` is where the value stands
+ * in the file.
+ */
 export function fromZodIssues(
   issues: readonly z.core.$ZodIssue[],
   value: unknown,
   schema: JsonSchema,
+  section: readonly PropertyKey[] = [],
 ): Problem[] {
   return issues.flatMap((issue): Problem[] => {
-    const name = issue.path.map(String).join('.');
+    const path = [...section, ...issue.path];
+    const name = path.map(String).join('.');
     const here = schemaAt(schema, issue.path);
     if (issue.code === 'unrecognized_keys') {
       const siblings = Object.keys(here?.properties ?? {});
-      return issue.keys.map((key) => unknownKey(key, issue.path, siblings, schema));
+      return issue.keys.map((key) => unknownKey(key, path, siblings, schema));
     }
     const got = valueAt(value, issue.path);
     const allowed = here && describeAllowed(here, got);
@@ -103,32 +109,27 @@ export function fromZodIssues(
         {
           code: 'CONFIG_MISSING_KEY',
           message: `${name} is missing`,
-          path: issue.path,
+          path,
           allowed,
           fix: `add ${name}${here?.description ? `: ${here.description}` : ''}`,
         },
       ];
     const choices = here?.enum?.map(String);
+    const isRequired = schemaAt(schema, issue.path.slice(0, -1))?.required?.includes(
+      String(issue.path.at(-1)),
+    );
     return [
       {
         code: 'CONFIG_VALUE',
-        message: issue.code === 'custom' ? issue.message : `${name} cannot be ${show(got)}`,
-        path: issue.path,
+        message: issue.code === 'custom' ? `${name}: ${issue.message}` : `${name} cannot be ${show(got)}`,
+        path,
         got,
         allowed: choices ?? allowed,
         didYouMean: choices && typeof got === 'string' ? nearest(got, choices) : undefined,
-        fix: quotesFix(got, here),
+        fix: valueFix(name, got, here, isRequired ?? false),
       },
     ];
   });
-}
-
-/** YAML takes 8 for a number and "8" for a text; the wrong one of the two is the likeliest slip. */
-function quotesFix(got: unknown, here: JsonSchema | undefined): string | undefined {
-  const wantsText = here?.type === 'string' && here.enum === undefined;
-  if (wantsText && (typeof got === 'number' || typeof got === 'boolean')) return `write "${got}", in quotes`;
-  const isNumber = typeof got === 'string' && got !== '' && Number.isFinite(Number(got));
-  return isNumber && !wantsText ? `write ${got} without quotes` : undefined;
 }
 
 /** The value at a path of plain objects and lists. */

@@ -1,5 +1,6 @@
 import { existsSync } from 'node:fs';
 import { basename, resolve } from 'node:path';
+import type { z } from 'zod';
 import { nearest } from '../errors.ts';
 import {
   adapterKeysWith,
@@ -8,7 +9,6 @@ import {
   type OptionsSchema,
   optionsJsonSchema,
   type StrategySchemas,
-  schemaAt,
 } from './jsonSchema.ts';
 import {
   configError,
@@ -68,6 +68,7 @@ export function resolveRunConfig(raw: unknown, options: ResolveOptions): RunConf
           path: [],
           got: raw,
           allowed: describeAllowed(baseJsonSchema()),
+          fix: '`npx onnx-alora init` writes one that works',
         },
       ],
       locate,
@@ -164,6 +165,7 @@ function contradictions(raw: Section, tasks: readonly string[] | undefined): Pro
       path: ['train', 'warmup'],
       got: warmup,
       allowed: 'a share below 1, or a whole number of steps',
+      fix: `write ${Math.round(warmup)} for so many steps, or a share such as 0.06`,
     });
   const device = valueAt(raw, ['runtime', 'device']);
   if (valueAt(raw, ['model', 'compute']) === 'int8' && (device === 'cuda' || device === 'webgpu'))
@@ -176,15 +178,18 @@ function contradictions(raw: Section, tasks: readonly string[] | undefined): Pro
       fix: 'remove model.compute, or set runtime.device to cpu: only that has 8-bit products',
     });
   const task = valueAt(raw, ['data', 'task']);
-  if (typeof task === 'string' && task !== '' && tasks && !tasks.includes(task))
+  if (typeof task === 'string' && task !== '' && tasks && !tasks.includes(task)) {
+    const near = nearest(task, tasks);
     problems.push({
       code: 'CONFIG_UNKNOWN_TASK',
       message: `unknown task ${show(task)}`,
       path: ['data', 'task'],
       got: task,
       allowed: tasks,
-      didYouMean: nearest(task, tasks),
+      didYouMean: near,
+      fix: near === undefined ? 'name one of these' : `write ${near}`,
     });
+  }
   return problems;
 }
 
@@ -234,22 +239,25 @@ function validateOptions(
           code: 'STRATEGY_INVALID',
           message: `the option schema of ${word} is asynchronous`,
           path: ['adapter'],
+          fix: 'give the strategy options that are checked without waiting',
         },
       ],
     };
   if (!result.issues) return { values: result.value as Section, problems };
   const schema = optionsJsonSchema(options);
+  if (schema && options['~standard'].vendor === 'zod') {
+    const issues = result.issues as readonly z.core.$ZodIssue[];
+    return { values: {}, problems: [...problems, ...fromZodIssues(issues, own, schema, ['adapter'])] };
+  }
   for (const issue of result.issues) {
     const path = (issue.path ?? []).map((part) => (typeof part === 'object' ? part.key : part));
-    const here = schema && schemaAt(schema, path);
     const name = ['adapter', ...path].map(String).join('.');
-    const got = valueAt(own, path);
     problems.push({
-      code: got === undefined ? 'CONFIG_MISSING_KEY' : 'CONFIG_VALUE',
-      message: got === undefined && path.length > 0 ? `${name} is missing` : `${name}: ${issue.message}`,
+      code: 'CONFIG_VALUE',
+      message: `${name}: ${issue.message}`,
       path: ['adapter', ...path],
-      got: path.length > 0 ? got : undefined,
-      allowed: here && path.length > 0 ? describeAllowed(here) : undefined,
+      got: path.length > 0 ? valueAt(own, path) : undefined,
+      fix: `give ${path.length > 0 ? name : 'adapter'} what the strategy ${word} asks for`,
     });
   }
   return { values: {}, problems };

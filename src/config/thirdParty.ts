@@ -52,6 +52,7 @@ export async function loadStrategy<S extends LoadedStrategy>(
       where,
       got: typeof strategy,
       allowed: 'what defineStrategy of onnx-alora/strategy returns: an object with name and options',
+      fix: 'export default defineStrategy({ ... })',
     });
   if (Object.hasOwn(builtin, strategy.name))
     throw new AloraError(

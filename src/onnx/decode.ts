@@ -216,6 +216,8 @@ class GraphReader {
           {
             where: this.path,
             got: Type[proto.type] ?? proto.type,
+            allowed: 'float, int, string, tensor or graph, and lists of the first three',
+            fix: 'export the model again with standard operators',
           },
         );
     }
@@ -232,6 +234,7 @@ class GraphReader {
         {
           where: this.path,
           got: `TensorProto.DataType ${proto.dataType}`,
+          fix: 'export the model in float32 or float16',
         },
       );
     if (proto.dataLocation === onnx.TensorProto.DataLocation.EXTERNAL)

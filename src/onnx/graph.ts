@@ -270,7 +270,9 @@ export class Graph {
       const open = (node: Node) => {
         if (state.get(node) === 'done') return;
         if (state.get(node) === 'open')
-          throw new AloraError('model', 'MODEL_CYCLE', `The graph has a cycle through ${describe(node)}`);
+          throw new AloraError('model', 'MODEL_CYCLE', `The graph has a cycle through ${describe(node)}`, {
+            fix: 'export the model again: in a valid ONNX file no node reads what it makes',
+          });
         state.set(node, 'open');
         stack.push({ node, pending: needs(node).reverse() });
       };

@@ -224,7 +224,9 @@ function encodeNumbers(dtype: DType, values: ArrayLike<number>): Uint8Array {
       return out;
     }
     default:
-      throw new AloraError('model', 'MODEL_DTYPE', `A tensor of type ${dtype} cannot be made from numbers`);
+      throw new AloraError('model', 'MODEL_DTYPE', `A tensor of type ${dtype} cannot be made from numbers`, {
+        fix: 'use the float32 file of the model',
+      });
   }
 }
 

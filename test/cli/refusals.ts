@@ -6,9 +6,9 @@ import { run } from './builtCli.ts';
 /** A mistake of a user: what it is, the command, the exit code, the error's code, and what the block has to name. */
 export type Refusal = readonly [what: string, args: string, exit: number, code: string, says: string];
 
-/** One block on stderr: a code, and details that start with two spaces. Warnings may stand before it. */
+/** One block on stderr: a code, and details that start with two spaces, a fix among them. Warnings may stand before it. */
 const block =
-  /^(?:warning: .+\n)*error\[[A-Z][A-Z0-9_]*\]: .+\n(?: {2}(?:where|got|allowed|did you mean|fix|also): .+\n)+$/;
+  /^(?:warning: .+\n)*error\[[A-Z][A-Z0-9_]*\]: .+\n(?: {2}(?:where|got|allowed|did you mean): .+\n)* {2}fix: .+\n(?: {2}also: .+\n)*$/;
 
 /** Runs the built command line in a folder and expects nothing but one block that helps. */
 export async function expectRefusal(dir: string, [, args, exit, code, says]: Refusal): Promise<void> {

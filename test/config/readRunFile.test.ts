@@ -233,6 +233,26 @@ describe('refusals', () => {
       `run.yaml:${line}:${column}`,
       didYouMean,
     ]);
+    expect(error.details.fix).toBeTruthy();
+  });
+
+  it.each([
+    ['train: {learningRate: fast}', 'write a number such as 0.0001'],
+    ['train: {learningRate: 0}', 'write a number above 0'],
+    ['train: {batchSize: "8"}', 'write 8 without quotes'],
+    ['train: {batchSize: 1.5}', 'write a whole number such as 2'],
+    ['train: {batchSize: 1e12}', 'write 2147483648 or less'],
+    ['train: {epochs: -1}', 'write a number above 0, or leave train.epochs out'],
+    ['train: {recompute: Yes}', 'write true'],
+    ['train: {schedule: step}', 'write linear, cosine or constant'],
+    ['train: 3', 'write its keys on lines of their own beneath train, indented'],
+    ['output: 3', 'write "3", in quotes'],
+    ['adapter: {modulesToSave: score}', 'write [score]'],
+    ['adapter: {strategy: alora, rounds: many}', 'write a whole number, or leave adapter.rounds out'],
+    ['adapter: {strategy: alora, scorer: tailor}', 'write taylor'],
+  ])('say what to write instead: %s', async (text, fix) => {
+    const error = await refusal(`${minimal}${text}\n`);
+    expect([error.code, error.details.fix]).toEqual(['CONFIG_VALUE', fix]);
   });
 
   it('names every problem at once, unknown keys first', async () => {

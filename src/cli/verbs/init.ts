@@ -4,6 +4,7 @@ import type { Command } from 'commander';
 import { makeFolder } from '../../atomicFiles.ts';
 import { AloraError, nearest } from '../../errors.ts';
 import { embeddedModel } from '../installation.ts';
+import { shellWord } from '../paths.ts';
 import { type Template, templates } from '../templates.ts';
 
 interface Options {
@@ -29,17 +30,19 @@ function init(file: string, { template: name, force = false }: Options): void {
   const template = templates.find((t) => t.name === name);
   if (!template) {
     const names = templates.map((t) => t.name);
+    const near = nearest(name, names);
     throw new AloraError('usage', 'INIT_UNKNOWN_TEMPLATE', `there is no template ${name}`, {
       got: name,
       allowed: names,
-      didYouMean: nearest(name, names),
+      didYouMean: near,
+      fix: `\`npx onnx-alora init ${shellWord(file)} --template ${near ?? names[0]}\``,
     });
   }
   if (!/^\.ya?ml$/.test(extname(file)))
     throw new AloraError('usage', 'INIT_NOT_YAML', 'a run file has the extension .yaml', {
       got: file,
       allowed: '.yaml, .yml',
-      fix: `\`npx onnx-alora init ${file.replace(/\.[^./\\]*$/, '')}.yaml\``,
+      fix: `\`npx onnx-alora init ${shellWord(`${file.replace(/\.[^./\\]*$/, '')}.yaml`)}\``,
     });
   const written = contents(template, file);
   const taken = [...written]
@@ -51,9 +54,10 @@ function init(file: string, { template: name, force = false }: Options): void {
       fix: 'name another file, or give --force',
     });
   for (const [path, text] of written) writeWhole(path, text);
+  const word = shellWord(file);
   for (const path of written.keys()) process.stdout.write(`wrote ${relative('', path)}\n`);
   process.stdout.write(
-    `\nnext: npx onnx-alora data ${file}     shows what is trained\n      npx onnx-alora train ${file}    trains\n`,
+    `\nnext: npx onnx-alora data ${word}     shows what is trained\n      npx onnx-alora train ${word}    trains\n`,
   );
 }
 
