@@ -5,10 +5,10 @@ import { decodeModel } from '../onnx/decode.ts';
 import type { DType } from '../onnx/dtype.ts';
 import { describe, type Graph, type Node, type Value } from '../onnx/graph.ts';
 import { type ExternalData, Tensor } from '../onnx/tensor.ts';
-import type { LinearModule, ModelConfig } from './module.ts';
+import type { LinearModule, ModelConfig, ModuleUse } from './module.ts';
 import { packAdapter } from './packAdapter.ts';
 import type { LowRankWeights, PeftAdapter } from './peft.ts';
-import { constantOf, hasHead, linearModulesOf } from './targets.ts';
+import { constantOf, hasHead, linearModulesOf, setConstant } from './targets.ts';
 
 /** One tensor of a file to be rewritten in place. */
 export interface Patch {
@@ -78,7 +78,7 @@ export function patchesOf(root: string, file: string, config: ModelConfig, given
     if (bias) {
       const constant = biasOf(file, module, bias);
       const change = { kind: 'set', values: bias.toFloat32() } as const;
-      add(constant.value, constant.tensor, biasReaders(module), {
+      add(constant.value, constant.tensor, new Set(module.uses.flatMap(biasReaders)), {
         module: module.name,
         key: `${module.name}.bias`,
         change,
@@ -128,13 +128,13 @@ function biasOf(file: string, module: LinearModule, bias: Tensor) {
 /** Replaces a layer's bias in its graph. Errors: ADAPTER_MISMATCH, MODEL_WEIGHT_SHARED. */
 export function setBias(file: string, module: LinearModule, bias: Tensor): void {
   const { value, tensor } = biasOf(file, module, bias);
-  refuseShared(file, value, biasReaders(module), module.name);
-  value.initializer = Tensor.of(tensor.dtype, bias.toFloat32(), tensor.dims);
+  refuseShared(file, value, new Set(module.uses.flatMap(biasReaders)), module.name);
+  setConstant(value, Tensor.of(tensor.dtype, bias.toFloat32(), tensor.dims));
 }
 
-/** What may read a layer's bias: its Gemm, or the Add behind its product. */
-function biasReaders({ uses }: LinearModule): Set<Node> {
-  return new Set(uses.flatMap(({ node, output }) => [node, ...output.users]));
+/** What may read a layer's bias: its own node, or the Add behind its product. */
+export function biasReaders({ node, output }: ModuleUse): Node[] {
+  return [node, ...[...output.users].filter(({ op }) => op === 'Add')];
 }
 
 /** Operations that pass the elements of their input on. */

@@ -7,7 +7,7 @@ import type { LinearModule, ModelConfig, ModuleUse } from './module.ts';
 import type { PeftAdapter } from './peft.ts';
 import { gridOf, type QuantGrid, quantiserOf } from './quantGrid.ts';
 import { type AdaptedFile, openQuantised } from './quantisedFile.ts';
-import { constantOf } from './targets.ts';
+import { constantOf, setConstant } from './targets.ts';
 
 /**
  * Folds the adapter into a file of quantised weights and quantises the sums again, in the file's own format: no branch,
@@ -87,7 +87,7 @@ function foldInto(file: string, module: LinearModule, use: ModuleUse, adapter: P
   const before = grid ? dequantised(grid) : weight.tensor.toFloat32();
   const after = changed(file, module, grid?.layout ?? weight.layout, before, adapter);
   if (grid) requantise(grid, after);
-  else weight.value.initializer = Tensor.of(weight.tensor.dtype, after, weight.tensor.dims);
+  else setConstant(weight.value, Tensor.of(weight.tensor.dtype, after, weight.tensor.dims));
 }
 
 /** The weight with the adapter's product, or the one that the adapter saves in full. */

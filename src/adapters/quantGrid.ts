@@ -1,7 +1,7 @@
 import type { Node, Value } from '../onnx/graph.ts';
 import { Tensor } from '../onnx/tensor.ts';
 import type { ModuleUse } from './module.ts';
-import { constantOf } from './targets.ts';
+import { constantOf, setConstant } from './targets.ts';
 
 /** A quantised weight: element i is (q[i] - zeros[g]) * scales[g], g = group(i). */
 export interface QuantGrid {
@@ -56,11 +56,11 @@ export function gridOf({ node, weight }: ModuleUse): QuantGrid | undefined {
     freeZeros: zeros?.length === count && zeros.some((point) => point !== (signed ? 0 : 2 ** (bits - 1))),
     round: rounding(scale.tensor),
     store(q, scales, points) {
-      value.initializer = Tensor.of(tensor.dtype, q, tensor.dims);
-      scale.value.initializer = Tensor.of(scale.tensor.dtype, scales, scale.tensor.dims);
+      setConstant(value, Tensor.of(tensor.dtype, q, tensor.dims));
+      setConstant(scale.value, Tensor.of(scale.tensor.dtype, scales, scale.tensor.dims));
       // One zero point may serve all channels, and then is not chosen anew.
       if (zero && zero.tensor.size === points.length)
-        zero.value.initializer = Tensor.of(zero.tensor.dtype, points, zero.tensor.dims);
+        setConstant(zero.value, Tensor.of(zero.tensor.dtype, points, zero.tensor.dims));
     },
   };
 }

@@ -197,6 +197,12 @@ export function constantOf(value: Value | null | undefined): Constant | undefine
   }
 }
 
+/** Gives a constant that `constantOf` found other elements. */
+export function setConstant(value: Value, tensor: Tensor): void {
+  if (value.producer) value.producer.setAttribute('value', { type: 'tensor', value: tensor });
+  else value.initializer = tensor;
+}
+
 function isFloatTensor(value: Value): boolean {
   return /^b?float/.test(value.initializer?.dtype ?? '');
 }

@@ -1,3 +1,4 @@
+import { biasReaders } from '../adapters/mergePlan.ts';
 import type { LinearModule, ModuleUse, TargetModule } from '../adapters/module.ts';
 import { parameterInput } from '../adapters/rewriter.ts';
 import type { ParameterSpec } from '../adapters/strategy.ts';
@@ -22,9 +23,7 @@ export function trainInFull(graph: Graph, module: LinearModule): TrainedHead {
   const { weight, bias, uses } = module;
   const constants = [
     { role: 'weight', value: weight.value, readers: ({ node }: ModuleUse) => [node] },
-    ...(bias
-      ? [{ role: 'bias', value: bias, readers: ({ node, output }: ModuleUse) => [node, ...output.users] }]
-      : []),
+    ...(bias ? [{ role: 'bias', value: bias, readers: biasReaders }] : []),
   ];
   const parameters = constants.map(({ role, value, readers }) => {
     const tensor = value.initializer!;

@@ -7,9 +7,10 @@ import { patchesOf } from '../../src/adapters/mergePlan.ts';
 import { dequantised, requantisedOf } from '../../src/adapters/mergeRequantise.ts';
 import type { LowRankWeights, PeftAdapter } from '../../src/adapters/peft.ts';
 import { gridOf } from '../../src/adapters/quantGrid.ts';
-import { findLinearModules } from '../../src/adapters/targets.ts';
+import { constantOf, findLinearModules } from '../../src/adapters/targets.ts';
 import { Builder } from '../../src/onnx/builder.ts';
-import { writeModel } from '../../src/onnx/encode.ts';
+import { decodeModel } from '../../src/onnx/decode.ts';
+import { encodeModel, writeModel } from '../../src/onnx/encode.ts';
 import { Graph, type Model, type Value } from '../../src/onnx/graph.ts';
 import { Tensor } from '../../src/onnx/tensor.ts';
 
@@ -192,5 +193,44 @@ describe('a trained head beside quantised layers', () => {
     const added = model.graph.findOutput('logits')!.producer!;
     expect(added.op).toBe('Add');
     expect(added.inputs[1]!.producer?.op ?? added.inputs[1]!.initializer?.dtype).toBe('Cast');
+  });
+});
+
+describe('constants that are nodes', () => {
+  const node = (make: Builder, value: Tensor) => make.op('Constant', [], { attributes: { value } });
+  /** A quantised layer and a head behind it. */
+  const file = (name: string) =>
+    write(name, ({ make, x, layer }) => {
+      const weight = node(make, Tensor.of('uint8', values(0), [width, width]));
+      const [scale, zero] = [
+        node(make, Tensor.float32([0.25], [])),
+        node(make, Tensor.of('uint8', [119], [])),
+      ];
+      const hidden = layer(names[0], x, weight, scale, zero);
+      const head = node(make, Tensor.float32(new Float32Array(width * 2), [width, 2]));
+      const logits = make.op('MatMul', [hidden, head], { name: 'classifier/MatMul' });
+      return make.op('Add', [logits, node(make, Tensor.float32([0, 0]))]);
+    });
+  const adapter = adapterOf([names[0]], {
+    'classifier.weight': Tensor.float32(new Float32Array(2 * width).fill(0.5), [2, width]),
+    'classifier.bias': Tensor.float32([1, -1]),
+  });
+
+  it.each([
+    ['branch', branchesOf],
+    ['requantise', requantisedOf],
+  ] as const)('are changed like others: %s', (way, merge) => {
+    const { model } = merge(...file(`nodes-${way}`), {}, adapter)!;
+    const written = decodeModel(encodeModel(model), 'memory');
+    const modules = findLinearModules(written);
+    const head = modules.find(({ name }) => name.startsWith('classifier'))!;
+    expect(constantOf(head.bias)!.tensor.toNumbers()).toEqual([1, -1]);
+    if (way === 'branch') return;
+    expect([...new Set(head.weight.tensor.toNumbers())]).toEqual([0.5]);
+    const before = values(0).map((value) => (value - 119) * 0.25);
+    expectNear(
+      dequantised(gridOf(modules[0]!)!),
+      before.map((value, i) => value + delta[i]!),
+    );
   });
 });
