@@ -100,6 +100,8 @@ describe('fold', () => {
       });
       return make.op('Sub', [a!, b!]);
     },
+    'such an integer, repeated': (make) =>
+      make.op('ConstantOfShape', [make.ints([2])], { attributes: { value: int64(2n ** 53n + 1n) } }),
     'negative integers under Div and Mod': (make, x) => {
       const five = make.op('Sub', [make.int(-2), size(make, x)]);
       return make.op('Sub', [make.op('Div', [five, make.int(3)]), make.op('Mod', [five, make.int(3)])]);

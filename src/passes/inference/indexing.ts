@@ -14,6 +14,7 @@ import {
   sameAsInput,
   shapeAt,
   sizeOf,
+  tensorItems,
 } from './rule.ts';
 
 const withShape = (node: Node, index: number): Inferred => ({
@@ -101,8 +102,8 @@ function constantOfShape(node: Node, scope: Scope): Inferred {
   const shape =
     scope.items(node.inputs[0])?.map((dim) => (isNonNegative(dim) ? dim : null)) ??
     (typeof rank === 'number' ? Array.from({ length: rank }, () => null) : null);
-  if (!isNumeric(shape) || sizeOf(shape) > itemLimit || dtype === 'string') return { dtype, shape };
-  const fill = value ? value.toNumbers()[0]! : 0;
+  const fill = value ? tensorItems(value)?.[0] : 0;
+  if (!isNumeric(shape) || sizeOf(shape) > itemLimit || fill === undefined) return { dtype, shape };
   return { dtype, shape, items: build(shape, () => fill) };
 }
 
