@@ -178,7 +178,8 @@ function append(
 function filesOf(model: string): { root: string; files: string[] } {
   if (!existsSync(model))
     throw new AloraError('model', 'MODEL_NOT_FOUND', 'There is no model at this path', {
-      where: model,
+      where: 'model.path',
+      got: model,
       fix: 'Give a model folder in Hugging Face layout, or an .onnx file.',
     });
   const path = resolve(model);

@@ -1,6 +1,7 @@
 import { type Command, InvalidArgumentError, Option } from 'commander';
 import type { RunFile } from '../config/read.ts';
 import type { AdapterStrategy } from '../strategy.ts';
+import { type Named, namedByFile } from './typed.ts';
 
 /** Parser of a whole number, at least `least`, for an option of commander. */
 export const integer =
@@ -44,17 +45,22 @@ export const threadsOption = (): Option =>
 export const example = (command: Command, line: string): Command =>
   command.addHelpText('after', `\nExample:\n  ${line}`);
 
+/** A run file, and what names its keys in refusals as the user wrote them. */
+export interface OpenedRunFile extends RunFile<AdapterStrategy<unknown>> {
+  readonly named: Named;
+}
+
 /** Reads the run file that a verb was given, `--set` applied. */
-export async function openRunFile(
-  file: string,
-  set: readonly string[],
-): Promise<RunFile<AdapterStrategy<unknown>>> {
-  const [{ readRunFile }, strategies, { tasks }] = await Promise.all([
+export async function openRunFile(file: string, set: readonly string[]): Promise<OpenedRunFile> {
+  const [{ readRunFile }, { isKey }, strategies, { tasks }] = await Promise.all([
     import('../config/read.ts'),
+    import('../config/jsonSchema.ts'),
     import('../strategies.ts'),
     import('../tasks/index.ts'),
   ]);
-  return readRunFile<AdapterStrategy<unknown>>(file, { strategies, tasks: Object.keys(tasks), set });
+  const options = { strategies, tasks: Object.keys(tasks), set };
+  const run = await readRunFile<AdapterStrategy<unknown>>(file, options);
+  return { ...run, named: namedByFile(run.locate, isKey) };
 }
 
 /** One line of JSON on stdout. */

@@ -112,6 +112,10 @@ export function keyPaths(schema: JsonSchema, prefix = ''): string[] {
   ]);
 }
 
+/** Whether a word is the dotted path of a key of the run file, an option of a strategy included. */
+export const isKey = (word: string): boolean =>
+  /^(adapter|data\.columns)\.\w+$/.test(word) || keyPaths(baseJsonSchema()).includes(word);
+
 const largest = 2 ** 31;
 
 /**

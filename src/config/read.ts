@@ -27,6 +27,7 @@ export interface ReadOptions<S extends LoadedStrategy> {
 export interface RunFile<S> {
   readonly config: RunConfig;
   readonly strategies: Readonly<Record<string, S>>;
+  readonly locate: Locate;
 }
 
 /**
@@ -55,7 +56,7 @@ export async function readRunFile<S extends LoadedStrategy>(
     name: runName(file),
     locate: raw.locate,
   });
-  return { config, strategies: own };
+  return { config, strategies: own, locate: raw.locate };
 }
 
 /** Parses a YAML or JSON file and keeps the positions of keys and values. */

@@ -50,12 +50,36 @@ beforeAll(async () => {
     rows(8, (i) => ({ prompt: `row ${i}`, completion: '' })),
   );
   put(dir, 'run.yaml', runFile('train: rows.jsonl'));
+  put(dir, 'lost.yaml', runFile('train: rows.jsonl').replace('path: model', 'path: ./none'));
   put(dir, 'prompt.yaml', runFile('train: unlearnable.jsonl, task: prompt'));
   put(dir, 'classes.yaml', runFile('train: rows.jsonl, task: classification'));
 });
 
 const refusals: readonly Refusal[] = [
-  ['no such model', 'train run.yaml --set model.path=./none', 5, 'MODEL_NOT_FOUND', 'none'],
+  [
+    'no such model',
+    'train run.yaml --set model.path=./none',
+    5,
+    'MODEL_NOT_FOUND',
+    'where: --set model.path=./none\n',
+  ],
+  ['no such model in the run file', 'train lost.yaml', 5, 'MODEL_NOT_FOUND', 'lost.yaml:1:15 (model.path)\n'],
+  [
+    'no such model to generate with',
+    'generate --model none --prompt hi',
+    5,
+    'MODEL_NOT_FOUND',
+    'where: --model\n  got: none\n',
+  ],
+  [
+    'no such file to generate with',
+    'generate --model model --file nodel.onnx --prompt hi',
+    5,
+    'MODEL_FILE_NOT_FOUND',
+    'leave --file out',
+  ],
+  ['no such model to merge with', 'merge whole --model none --out merged', 5, 'MODEL_NOT_FOUND', '--model\n'],
+  ['no such model to inspect', 'inspect none', 5, 'MODEL_NOT_FOUND', 'where: <model>\n  got: none\n'],
   ['a folder without a model', 'train run.yaml --set model.path=hollow', 5, 'MODEL_FILE_NOT_FOUND', 'hollow'],
   [
     'a Git LFS pointer for a model',

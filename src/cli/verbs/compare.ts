@@ -9,6 +9,7 @@ import { interruption } from '../interruption.ts';
 import { example, integer, jsonOption, printJson, setOption } from '../options.ts';
 import { shortPath } from '../paths.ts';
 import { coloursFor } from '../terminal.ts';
+import { namedByFile } from '../typed.ts';
 
 interface Options {
   readonly set: readonly string[];
@@ -40,15 +41,17 @@ export function addVerb(program: Command): void {
 }
 
 async function runCompare(path: string, options: Options): Promise<void> {
-  const [{ readCompareFile }, { planComparison, runComparison }, strategies] = await Promise.all([
+  const [{ readCompareFile }, { isKey }, { planComparison, runComparison }, strategies] = await Promise.all([
     import('../../compare/file.ts'),
+    import('../../config/jsonSchema.ts'),
     import('../../compare/compare.ts'),
     import('../../strategies.ts'),
   ]);
   const file = await readCompareFile(path, strategies, options.set);
+  const named = namedByFile(file.locate, isKey);
   const colours = coloursFor(process.stdout);
   if (options.dryRun) {
-    const { plans, variants, labels, ...plan } = await planComparison(file);
+    const { plans, variants, labels, ...plan } = await named(planComparison(file));
     if (options.json)
       printJson({
         output: plan.output,
@@ -72,7 +75,7 @@ async function runCompare(path: string, options: Options): Promise<void> {
   let record: CompareRecord;
   let output = '';
   try {
-    record = await runComparison(file, {
+    const running = runComparison(file, {
       runner: (model, threads) => localRunner({ jobs: options.jobs ?? defaultJobs(model, threads) }),
       reporter: {
         ...screen,
@@ -84,6 +87,7 @@ async function runCompare(path: string, options: Options): Promise<void> {
       retry: options.retry,
       command: `onnx-alora ${process.argv.slice(2).join(' ')}`,
     });
+    record = await named(running);
   } finally {
     screen.close();
     release();

@@ -22,14 +22,14 @@ export function addVerb(program: Command): void {
 }
 
 async function showData(file: string, { set, rows, json }: Options): Promise<void> {
-  const { config } = await openRunFile(file, set);
+  const { config, named } = await openRunFile(file, set);
   const [{ fetchModel }, { loadRunData }] = await Promise.all([
     import('../../training/assemble.ts'),
     import('../../training/data.ts'),
   ]);
-  const model = await fetchModel(config.model);
+  const model = await named(fetchModel(config.model));
   try {
-    const { splits, tokenizer, task, warnings } = await loadRunData(config, model);
+    const { splits, tokenizer, task, warnings } = await named(loadRunData(config, model));
     if (json) {
       const examples = firstRows(splits, rows, tokenizer, task.labels);
       return printJson({ splits: dataSummary(splits), examples, warnings });

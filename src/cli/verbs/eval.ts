@@ -27,9 +27,9 @@ export function addVerb(program: Command): void {
 }
 
 async function evaluateSplit(file: string, { set, adapter, split, generated, json }: Options): Promise<void> {
-  const { config, strategies } = await openRunFile(file, set);
+  const { config, strategies, named } = await openRunFile(file, set);
   const { evaluate } = await import('../../index.ts');
-  const result = await evaluate(config, { strategies, adapter, split, generated });
+  const result = await named(evaluate(config, { strategies, adapter, split, generated }));
   if (json) return printJson({ adapter: adapter ?? null, ...result });
   const scores = { loss: result.loss, ...result.metrics };
   const width = Math.max(...Object.keys(scores).map((name) => name.length));

@@ -3,6 +3,7 @@ import { AloraError } from '../../errors.ts';
 import { plural, thousands } from '../format.ts';
 import { deviceOption, example, integer, jsonOption, number, printJson, threadsOption } from '../options.ts';
 import { coloursFor, isLive } from '../terminal.ts';
+import { namedByFlags } from '../typed.ts';
 
 interface Options {
   readonly model: string;
@@ -61,7 +62,12 @@ async function continuePrompt({ json, ...options }: Options): Promise<void> {
     throw conflict('--top-k and --top-p need sampling', 'add --temperature 1');
   const prompt = options.prompt === '-' ? await readInput() : options.prompt;
   const { generate } = await import('../../index.ts');
-  if (json) return printJson(await generate({ ...options, prompt }));
+  const named = namedByFlags({
+    'model.path': '--model',
+    'model.file': '--file',
+    'runtime.device': '--device',
+  });
+  if (json) return printJson(await named(generate({ ...options, prompt })));
   const out = process.stdout;
   const colours = coloursFor(out);
   let begun = false;
@@ -70,7 +76,8 @@ async function continuePrompt({ json, ...options }: Options): Promise<void> {
     begun = true;
     out.write(text);
   };
-  const { text, tokens, tokensPerSecond, finish } = await generate({ ...options, prompt, onText: write });
+  const generating = generate({ ...options, prompt, onText: write });
+  const { text, tokens, tokensPerSecond, finish } = await named(generating);
   if (!begun) write(text);
   out.write('\n');
   const reason = finish === 'length' ? `, stopped by --max-new-tokens ${options.maxNewTokens}` : '';

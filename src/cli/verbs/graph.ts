@@ -34,10 +34,12 @@ async function writeGraph(file: string, { set, out, inference, adapter }: Option
     throw new AloraError('usage', 'USAGE_CONFLICT', '--adapter needs --inference', {
       fix: 'add --inference; the training graph starts from adapter.initFrom',
     });
-  const { config, strategies } = await openRunFile(file, set);
+  const { config, strategies, named } = await openRunFile(file, set);
   const { exportGraph, exportInferenceGraph } = await import('../../index.ts');
-  const result = inference
-    ? await exportInferenceGraph({ model: config.model, out, adapters: adapter })
-    : await exportGraph(config, { strategies, out });
+  const result = await named(
+    inference
+      ? exportInferenceGraph({ model: config.model, out, adapters: adapter })
+      : exportGraph(config, { strategies, out }),
+  );
   for (const file of result.files) process.stdout.write(`wrote ${shortPath(join(result.folder, file))}\n`);
 }

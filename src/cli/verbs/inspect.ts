@@ -5,6 +5,7 @@ import { type Line, panel } from '../panel.ts';
 import { shortPath } from '../paths.ts';
 import { table } from '../table.ts';
 import { coloursFor, isLive, widthOf } from '../terminal.ts';
+import { namedByFlags } from '../typed.ts';
 
 interface Options {
   readonly targets: string;
@@ -54,7 +55,13 @@ async function inspectModel(
 ): Promise<void> {
   const { inspect } = await import('../../index.ts');
   const list = targets === 'all-linear' ? targets : targets.split(',').map((word) => word.trim());
-  const model = await inspect(path, {
+  const named = namedByFlags({
+    'model.path': '<model>',
+    'model.file': '--file',
+    'model.targets': '--targets',
+    'model.compute': '--compute',
+  });
+  const inspection = inspect(path, {
     targets: list,
     file,
     batchSize: rows,
@@ -63,6 +70,7 @@ async function inspectModel(
     compute,
     device,
   });
+  const model = await named(inspection);
   if (json) return printJson(model);
   const out = process.stdout;
   const colours = coloursFor(out);

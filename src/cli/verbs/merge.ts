@@ -3,6 +3,7 @@ import { AloraError } from '../../errors.ts';
 import { decimal, plural } from '../format.ts';
 import { deviceOption, example, jsonOption, openRunFile, printJson, threadsOption } from '../options.ts';
 import { shortPath } from '../paths.ts';
+import { namedByFlags } from '../typed.ts';
 
 interface Options {
   readonly model: string;
@@ -45,9 +46,15 @@ async function mergeAdapter(adapter: string, { data, json, ...options }: Options
     throw new AloraError('usage', 'USAGE_CONFLICT', '--data belongs to --requantise', {
       fix: 'add --requantise, or leave --data out',
     });
-  const run = data === undefined ? undefined : (await openRunFile(data, [])).config;
+  const run = data === undefined ? undefined : await openRunFile(data, []);
   const { merge } = await import('../../index.ts');
-  const result = await merge({ adapter, ...options, data: run });
+  const flags = namedByFlags({
+    'model.path': '--model',
+    'model.pooling': '--pooling',
+    'runtime.device': '--device',
+  });
+  const merging = flags(merge({ adapter, ...options, data: run?.config }));
+  const result = await (run ? run.named(merging) : merging);
   if (json) return printJson(result);
   for (const { file, tensors } of result.merged)
     process.stdout.write(`merged ${plural(tensors.length, 'weight')} of ${file}\n`);

@@ -35,9 +35,9 @@ export function addVerb(program: Command): void {
 }
 
 async function score(file: string, { set, examples, json, ...options }: Options): Promise<void> {
-  const { config, strategies } = await openRunFile(file, set);
+  const { config, strategies, named } = await openRunFile(file, set);
   const { score: scoreRanks } = await import('../../index.ts');
-  const result = await scoreRanks(config, { strategies, examples, ...options });
+  const result = await named(scoreRanks(config, { strategies, examples, ...options }));
   if (json) return printJson(result);
   process.stdout.write(`${table(result).join('\n')}\n`);
   if (options.out) process.stdout.write(`wrote ${options.out}\n`);

@@ -34,10 +34,10 @@ async function runTraining(file: string, options: Options): Promise<void> {
     throw new AloraError('usage', 'USAGE_CONFLICT', '--resume and --force exclude each other', {
       fix: '--resume goes on with the run in the output folder, --force deletes it',
     });
-  const { config, strategies } = await openRunFile(file, options.set);
+  const { config, strategies, named } = await openRunFile(file, options.set);
   const { plan, train } = await import('../../index.ts');
   if (options.dryRun) {
-    const info = await plan(config, { strategies });
+    const info = await named(plan(config, { strategies }));
     if (options.json) printJson({ config, plan: info });
     else printPlan(config, info, process.stdout);
     return;
@@ -52,7 +52,7 @@ async function runTraining(file: string, options: Options): Promise<void> {
     },
   };
   try {
-    const result = await train(config, {
+    const training = train(config, {
       strategies,
       resume: options.resume,
       force: options.force,
@@ -60,6 +60,7 @@ async function runTraining(file: string, options: Options): Promise<void> {
       signal,
       command: `onnx-alora ${process.argv.slice(2).join(' ')}`,
     });
+    const result = await named(training);
     // --resume changes nothing in a finished run.
     if (ran) await drawReport(config.output);
     if (options.json) printJson(result);
