@@ -1,11 +1,11 @@
 // One process from its start to its first steps: takes a case as JSON on standard input, prints one line of JSON.
 import { readFileSync } from 'node:fs';
 import type { InferenceSession } from 'onnxruntime-node';
+import { chunkLengths } from '../src/autodiff/chunkedLoss.ts';
 import { readModel } from '../src/onnx/decode.ts';
 import type { Model } from '../src/onnx/graph.ts';
 import { activationBytes, type Lengths, weightBytes } from '../src/runtime/memory.ts';
 import { findModel } from '../src/runtime/modelDirectory.ts';
-import { outputNames } from '../src/runtime/trainingGraph.ts';
 import { openWorkspace } from '../src/runtime/workspace.ts';
 import { assemble, openModel } from '../src/training/assemble.ts';
 import type { StepCase } from './cases.ts';
@@ -15,10 +15,10 @@ import { batchOf, configOf, strategies, watchSessions } from './training.ts';
 export interface StartParts {
   /** Seconds. */
   readonly time: Readonly<Record<string, number>>;
-  /** Bytes; what the operating system counts, where a part is not said to be part of another. */
+  /** Bytes, as the operating system counts them. */
   readonly memory: Readonly<Record<string, number>>;
-  /** Of the memory: contained in another part. */
-  readonly logits: number;
+  /** Bytes of activations and gradients of sessions of which one is open at a time. */
+  readonly inTurn: Readonly<Record<'step' | 'evaluation', number>>;
   readonly weights: number;
   /** Bytes of resident memory at its highest. */
   readonly peak: number;
@@ -65,8 +65,9 @@ const opened = openModel(config.model, {
 });
 const feedsOf = new Map<number, InferenceSession.FeedsType>();
 let runs = 0;
+let isReady = false;
 watchSessions({
-  onCreate: () => end(`session: ${[...graphs.keys()].at(-1)}`),
+  onCreate: () => !isReady && end(`session: ${[...graphs.keys()].at(-1)}`),
   onRun: (_, feeds) => feedsOf.set(runs++, feeds),
 });
 const length = { totalSteps: 10, stepsPerEpoch: 10 };
@@ -74,37 +75,35 @@ const run = assemble(opened, config, { strategies, length });
 end('adding adapters');
 const built = process.memoryUsage.rss();
 await run.runtime.open();
+isReady = true;
 
 const batch = batchOf(step, 0);
 const scale = { loss: 1 / batch.rows.length, penalty: 1 };
 last = performance.now();
 await run.runtime.step(batch, scale);
-end('first step');
+end('first step, its session opened again');
 await run.runtime.step(batch, scale);
 end('a later step');
 await run.runtime.evaluate(batch);
-end('first evaluation');
+end('first evaluation, its session opened again');
 
 const { values, gradients, firstMoments, secondMoments } = run.adapters;
 const [stepGraph, evaluation] = [graphs.get('step')!, graphs.get('evaluation')!];
-const lengths = lengthsOf(stepGraph, feedsOf.get(0)!);
-const rowLogits = evaluation.graph.findOutput(outputNames.rowLogits)!.shape!.at(-1) as number;
 const parts: StartParts = {
   time,
   memory: {
     'Node, our modules, ONNX Runtime': bare,
     'reading and preparing the model': built - bare,
-    'weights, mapped by the step': weightBytes(stepGraph),
-    'weights, mapped by the evaluation': weightBytes(evaluation),
-    'step: activations and gradients': activationBytes(stepGraph, lengths).arena,
-    'evaluation: activations': activationBytes(evaluation, lengthsOf(evaluation, feedsOf.get(runs - 1)!))
-      .arena,
+    'weights, mapped from their file': weightBytes(stepGraph),
     'parameters, gradients, moments': [values, gradients, firstMoments, secondMoments].reduce(
       (sum, array) => sum + array.byteLength,
       0,
     ),
   },
-  logits: 4 * batch.rows.length * rowLogits,
+  inTurn: {
+    step: activationBytes(stepGraph, lengthsOf(stepGraph, feedsOf.get(0)!)).arena,
+    evaluation: activationBytes(evaluation, lengthsOf(evaluation, feedsOf.get(runs - 1)!)).arena,
+  },
   weights: weightBytes(stepGraph),
   peak: process.resourceUsage().maxRSS * 1024,
 };
@@ -113,7 +112,7 @@ console.log(JSON.stringify(parts));
 
 /** The lengths that the tensors of a run gave to the symbolic dimensions of a graph. */
 function lengthsOf({ graph }: Model, feeds: InferenceSession.FeedsType): Lengths {
-  const lengths: Record<string, number> = {};
+  const lengths: Record<string, number> = chunkLengths('labels', batch.rows.length);
   for (const { name, shape } of graph.inputs)
     shape?.forEach((dim, axis) => {
       const tensor = feeds[name];

@@ -2,7 +2,7 @@ import type { Builder } from '../onnx/builder.ts';
 import type { Dim, Graph, Model, Node, Value } from '../onnx/graph.ts';
 import { dependents, later } from '../passes/recompute.ts';
 import { type RowPlan, rowRuleFor } from '../passes/rowRules.ts';
-import { crossEntropy } from './crossEntropy.ts';
+import { type CrossEntropy, crossEntropy } from './crossEntropy.ts';
 import { differentiate, type Seed } from './differentiate.ts';
 
 /** The last layers of a model: what computes logits, row by row, from narrower hidden states. */
@@ -89,15 +89,75 @@ export function chunkLengths(name: string, rows: number): Record<string, number>
  * @returns The loss of each row [n], and scale * d(sum of losses)/d(head.hidden) [n, hidden] to seed `differentiate`.
  */
 export function chunkedLoss(
-  { graph, opsets }: Model,
+  model: Model,
   builder: Builder,
   head: Head,
   targets: Value,
   scale: Value,
 ): { losses: Value; seed: Seed } {
   const { hidden } = head;
-  const opset = opsets.get('')!;
-  const chunks = chunkBounds(builder, targets).map(({ from, to }, k) => {
+  const chunks = chunksOf(model, builder, head, targets).map((chunk) => ({
+    ...chunk,
+    seed: chunk.loss.dLogits(),
+  }));
+  const gradients = differentiate(
+    model.graph,
+    chunks.map(({ logits, seed }) => [logits, seed] as const),
+    chunks.map(({ input }) => input),
+    { opset: model.opsets.get('')!, prefix: '/gradient/head' },
+  );
+  const dInputs = chunks.map(({ input }) => gradients.get(input)!);
+  const losses = joinRows(
+    builder,
+    // A loss is there only when the gradient of its chunk is: then the chunk is over before the next one begins.
+    chunks.map(({ loss }, k) => later(builder, loss.nll, dInputs[k]!)),
+    targets.shape!,
+  );
+  const dHidden = builder.op('Mul', [joinRows(builder, dInputs, hidden.shape!), scale], {
+    dtype: 'float32',
+    shape: hidden.shape,
+  });
+  return { losses, seed: [hidden, dHidden] };
+}
+
+/**
+ * The same without gradient: head and cross-entropy for one chunk of rows after the other.
+ *
+ * @param targets int64 [n].
+ * @returns The loss of each row, float32 [n] in nats, and the index of its largest logit, int64 [n].
+ */
+export function chunkedPredictions(
+  model: Model,
+  builder: Builder,
+  head: Head,
+  targets: Value,
+): { losses: Value; predictions: Value } {
+  const chunks = chunksOf(model, builder, head, targets).map(({ loss }) => {
+    const { nll } = loss;
+    const argmax = loss.argmax();
+    // Neither is there without the other: then the chunk is over before the next one begins.
+    return { losses: later(builder, nll, argmax), predictions: later(builder, argmax, nll) };
+  });
+  const joined = (key: 'losses' | 'predictions') =>
+    joinRows(
+      builder,
+      chunks.map((chunk) => chunk[key]),
+      targets.shape!,
+    );
+  return { losses: joined('losses'), predictions: joined('predictions') };
+}
+
+interface Chunk {
+  /** [m, hidden], m of the n rows. */
+  readonly input: Value;
+  /** [m, classes]. */
+  readonly logits: Value;
+  readonly loss: CrossEntropy;
+}
+
+function chunksOf({ opsets }: Model, builder: Builder, head: Head, targets: Value): Chunk[] {
+  const { hidden } = head;
+  return chunkBounds(builder, targets).map(({ from, to }, k) => {
     const length = `${hidden.shape![0]}.${k}`;
     const cut = (value: Value) =>
       builder.op('Slice', [value, from, to, builder.ints([0])], {
@@ -106,28 +166,12 @@ export function chunkedLoss(
       });
     const input = cut(hidden);
     const logits = headOf(builder, head, input, length);
-    const { nll, dLogits } = crossEntropy(builder, logits, cut(targets), opset);
-    return { input, logits, nll, dLogits: dLogits() };
+    return { input, logits, loss: crossEntropy(builder, logits, cut(targets), opsets.get('')!) };
   });
-  const gradients = differentiate(
-    graph,
-    chunks.map(({ logits, dLogits }) => [logits, dLogits] as const),
-    chunks.map(({ input }) => input),
-    { opset, prefix: '/gradient/head' },
-  );
-  const dInputs = chunks.map(({ input }) => gradients.get(input)!);
-  const join = (values: readonly Value[], shape: readonly Dim[]) =>
-    builder.op('Concat', values, { attributes: { axis: 0 }, dtype: 'float32', shape });
-  const losses = join(
-    // A loss is there only when the gradient of its chunk is: then the chunk is over before the next one begins.
-    chunks.map(({ nll }, k) => later(builder, nll, dInputs[k]!)),
-    targets.shape!,
-  );
-  const dHidden = builder.op('Mul', [join(dInputs, hidden.shape!), scale], {
-    dtype: 'float32',
-    shape: hidden.shape,
-  });
-  return { losses, seed: [hidden, dHidden] };
+}
+
+function joinRows(builder: Builder, parts: readonly Value[], shape: readonly Dim[]): Value {
+  return builder.op('Concat', parts, { attributes: { axis: 0 }, dtype: parts[0]!.dtype, shape });
 }
 
 /** Where each chunk begins and ends, int64 [1] each, as `chunkLengths` has it. */

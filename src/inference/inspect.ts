@@ -14,6 +14,7 @@ import { type BackboneKind, rowsOfExample } from '../runtime/backbone.ts';
 import { type Compute, openInt8, requireInt8 } from '../runtime/compute.ts';
 import { type MissingKernel, missingKernels } from '../runtime/deviceKernels.ts';
 import { activationBytes, weightBytes } from '../runtime/memory.ts';
+import { worthPacking } from '../runtime/prepacking.ts';
 import type { Device } from '../runtime/session.ts';
 import { evaluationGraph, partPasses, stepGraph } from '../runtime/trainingGraph.ts';
 import { fetchModel, type OpenedModel } from '../training/assemble.ts';
@@ -69,7 +70,7 @@ export interface Inspection {
   readonly onCpu: readonly MissingKernel[];
   /**
    * Estimated peak resident bytes of `train` on CPU with LoRA of rank 8 and every token labelled, as the operating
-   * system counts them: the weight file, which the sessions of step and evaluation share, counts for each.
+   * system counts them.
    */
   readonly memory: {
     readonly batchSize: number;
@@ -77,7 +78,7 @@ export interface Inspection {
     readonly recompute: boolean;
     readonly compute: Compute;
     readonly weights: number;
-    /** Intermediate tensors of step and evaluation. */
+    /** Intermediate tensors: of step or evaluation, which take turns; of both where their sessions pack weights. */
     readonly activations: number;
     readonly total: number;
   };
@@ -178,7 +179,10 @@ async function graphsOf(
       : {}),
     budget: { parameters: 0, rank: 8, at: 'final' },
   });
-  const graphs = { step: stepGraph(adapted, { recompute, device }), evaluation: evaluationGraph(adapted) };
+  const graphs = {
+    step: stepGraph(adapted, { recompute, device }),
+    evaluation: evaluationGraph(adapted, { device }),
+  };
   for (const graph of Object.values(graphs)) suitDevice(graph, device ?? 'cpu');
   partPasses(graphs.step);
   if (compute === 'int8') {
@@ -198,7 +202,7 @@ function estimate(
 ): Inspection['memory'] {
   const weights = weightBytes(backbone.model);
   const shape = { batchSize, maxLength, recompute, compute, weights };
-  if (!graphs) return { ...shape, activations: 0, total: processBytes + 2 * weights };
+  if (!graphs) return { ...shape, activations: 0, total: processBytes + weights };
   const labels = batchSize * rowsOfExample(backbone.kind, maxLength);
   const lengths: Record<string, number> = { labels, ...chunkLengths('labels', labels) };
   for (const input of graphs.step.graph.inputs)
@@ -207,12 +211,19 @@ function estimate(
       if (dim.endsWith('.rank')) lengths[dim] = 8;
       else if (!(dim in lengths)) lengths[dim] = axis === 0 ? batchSize : maxLength;
     });
-  const arenas = Object.values(graphs).map((graph) => activationBytes(graph, lengths).arena);
-  const activations = Math.round(besideArenas * arenas.reduce((sum, bytes) => sum + bytes, 0));
-  const mapped =
-    compute === 'int8'
-      ? // The step's products keep a packed copy beside the file that both read.
-        2 * weightBytes(graphs.step) + weightBytes(graphs.evaluation)
-      : 2 * weights;
-  return { ...shape, activations, total: processBytes + mapped + activations };
+  const sessionOf = (model: Model) => ({
+    mapped: weightBytes(model),
+    activations: Math.round(besideArenas * activationBytes(model, lengths).arena),
+  });
+  const [step, evaluation] = [sessionOf(graphs.step), sessionOf(graphs.evaluation)];
+  // The step's 8-bit products keep a packed copy beside the file.
+  if (compute === 'int8') step.mapped *= 2;
+  // Where weights are packed, both sessions stay open; else one is closed while the other works.
+  const stayOpen = compute === 'int8' || worthPacking(graphs.evaluation.graph, 'batches');
+  const larger =
+    step.mapped + step.activations > evaluation.mapped + evaluation.activations ? step : evaluation;
+  const open = stayOpen ? [step, evaluation] : [larger];
+  const sum = (key: keyof typeof step) => open.reduce((total, session) => total + session[key], 0);
+  const activations = sum('activations');
+  return { ...shape, activations, total: processBytes + sum('mapped') + activations };
 }

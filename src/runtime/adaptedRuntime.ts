@@ -1,4 +1,3 @@
-import type * as ort from 'onnxruntime-node';
 import type { AdapterSet } from '../adapters/adapterSet.ts';
 import { AloraError } from '../errors.ts';
 import type { Model } from '../onnx/graph.ts';
@@ -6,17 +5,19 @@ import { suitDevice } from '../passes/suitDevice.ts';
 import { type Compute, openInt8, requireInt8, type ToInt8 } from './compute.ts';
 import { type Dropout, Feeder, type GateReader, type TokenBatch } from './feeds.ts';
 import { worthPacking } from './prepacking.ts';
-import { openSession, type RuntimeOptions, runSession } from './session.ts';
+import { type Feeds, openSession, type RuntimeOptions, runSession } from './session.ts';
 import {
   type AdaptedModel,
   evaluationGraph,
   gateGradientGraph,
   gradientOutput,
   inputNames,
+  logitsGraph,
   outputNames,
   partPasses,
   stepGraph,
 } from './trainingGraph.ts';
+import { Turns } from './turns.ts';
 import type { Workspace } from './workspace.ts';
 
 /** Losses and predictions of the labelled tokens of one batch. */
@@ -44,16 +45,11 @@ export function liveGates(adapters: AdapterSet): GateReader {
   };
 }
 
-type GraphName = 'step' | 'evaluation' | 'gateGradients';
+type GraphName = 'step' | 'evaluation' | 'logits' | 'gateGradients';
 
 interface WrittenGraph {
   readonly path: string;
   readonly prepack: boolean;
-  readonly feeder: Feeder;
-}
-
-interface OpenGraph {
-  readonly session: ort.InferenceSession;
   readonly feeder: Feeder;
 }
 
@@ -65,13 +61,20 @@ export interface AdaptedRuntimeOptions extends RuntimeOptions {
 }
 
 /**
- * The sessions over one adapted model: training step, evaluation, gate gradients. Each graph is written at its first
- * use; all map the same weight file. Ranks, gates and parameters are inputs, so none is ever rebuilt. Evaluation and
- * gate gradients take turns: each session keeps the memory of its activations, so one of them is open at a time.
+ * The sessions over one adapted model: training step, evaluation, logits, gate gradients. Each graph is written at its first
+ * use; all map the same weight file. Ranks, gates and parameters are inputs, so none is ever rebuilt. The sessions
+ * take turns (see Turns).
  */
 export class AdaptedRuntime {
   private written = new Map<GraphName, Promise<WrittenGraph>>();
-  private sessions = new Map<GraphName, Promise<ort.InferenceSession>>();
+  private turns = new Turns<GraphName>(async (name) => {
+    const { path, prepack } = await this.graph(name);
+    const session = await openSession(path, this.options, { prepack });
+    // Packing weights takes seconds, and so does copying them to a GPU. Then the step stays open, and evaluation beside
+    // it; gate gradients and scores are wanted seldom.
+    const isDear = prepack || this.options.device !== 'cpu';
+    return { session, restsFor: (working) => !isDear || (name !== 'step' && working !== 'step') };
+  });
   private toInt8: ToInt8 | undefined;
   constructor(
     readonly adapted: AdaptedModel,
@@ -100,15 +103,15 @@ export class AdaptedRuntime {
   over(adapters: AdapterSet): AdaptedRuntime {
     const twin = new AdaptedRuntime(this.adapted, adapters, this.workspace, this.options, this.trained);
     twin.written = this.written;
-    twin.sessions = this.sessions;
+    twin.turns = this.turns;
     twin.toInt8 = this.toInt8;
     return twin;
   }
 
   /** Opens the sessions that training needs, so that their errors come before the first step. */
   async open(): Promise<void> {
-    await this.graph('step');
-    await this.graph('evaluation');
+    await this.turns.use('step', async () => {});
+    await this.turns.use('evaluation', async () => {});
   }
 
   /**
@@ -120,17 +123,14 @@ export class AdaptedRuntime {
     scale: { readonly loss: number; readonly penalty: number },
     dropout?: Dropout,
   ): Promise<Float32Array> {
-    const { session, feeder } = await this.graph('step');
-    const masks =
-      dropout && dropout.probability > 0 ? feeder.dropout(this.adapters.modules, batch, dropout) : {};
-    const outputs = await runSession(session, 'training', {
+    const outputs = await this.run('step', (feeder) => ({
       ...feeder.batch(batch, {
         [inputNames.lossScale]: scale.loss,
         [inputNames.penaltyScale]: scale.penalty,
       }),
       ...feeder.parameters(this.adapters),
-      ...masks,
-    });
+      ...(dropout && dropout.probability > 0 ? feeder.dropout(this.adapters.modules, batch, dropout) : {}),
+    }));
     for (const slot of this.adapters.slots) {
       if (!slot.spec.trained) continue;
       const gradient = outputs[gradientOutput(slot.module, slot.spec.role)]!.data as Float32Array;
@@ -146,10 +146,12 @@ export class AdaptedRuntime {
     gates: GateReader = liveGates(this.adapters),
     { logits = false }: { readonly logits?: boolean } = {},
   ): Promise<BatchLosses> {
-    const { session, feeder } = await this.graph('evaluation');
-    const feeds = { ...feeder.batch(batch), ...feeder.parameters(this.adapters, gates) };
     const fetches = [outputNames.losses, outputNames.predictions, ...(logits ? [outputNames.rowLogits] : [])];
-    const outputs = await runSession(session, 'evaluation', feeds, fetches);
+    const outputs = await this.run(
+      logits ? 'logits' : 'evaluation',
+      (feeder) => ({ ...feeder.batch(batch), ...feeder.parameters(this.adapters, gates) }),
+      fetches,
+    );
     return {
       losses: outputs[outputNames.losses]!.data as Float32Array,
       predictions: outputs[outputNames.predictions]!.data as BigInt64Array,
@@ -159,19 +161,23 @@ export class AdaptedRuntime {
 
   /** Logits at the batch's rows, float32 [n * V]. */
   async logits(batch: TokenBatch): Promise<Float32Array> {
-    const { session, feeder } = await this.graph('evaluation');
-    const feeds = { ...feeder.batch(batch), ...feeder.parameters(this.adapters, liveGates(this.adapters)) };
-    const outputs = await runSession(session, 'evaluation', feeds, [outputNames.rowLogits]);
+    const outputs = await this.run(
+      'logits',
+      (feeder) => ({
+        ...feeder.batch(batch),
+        ...feeder.parameters(this.adapters, liveGates(this.adapters)),
+      }),
+      [outputNames.rowLogits],
+    );
     return outputs[outputNames.rowLogits]!.data as Float32Array;
   }
 
   /** Sum of losses, and scale * d(sum)/d(gate) by module index. */
   async gateGradients(batch: TokenBatch, scale: number, gates: GateReader): Promise<Float32Array[]> {
-    const { session, feeder } = await this.graph('gateGradients');
-    const outputs = await runSession(session, 'gate gradient', {
+    const outputs = await this.run('gateGradients', (feeder) => ({
       ...feeder.batch(batch, { [inputNames.lossScale]: scale }),
       ...feeder.parameters(this.adapters, gates),
-    });
+    }));
     return this.adapters.modules.map(
       (module) => outputs[gradientOutput(module, 'gate')]!.data as Float32Array,
     );
@@ -184,32 +190,28 @@ export class AdaptedRuntime {
     return this.workspace.write(name, model);
   }
 
-  /** Closes the sessions beside the step's, until they are used again. */
-  async rest(): Promise<void> {
-    await this.release('evaluation', 'gateGradients');
+  /** Makes room for other sessions over the same model; those that close are opened again when they are used. */
+  rest(): Promise<void> {
+    return this.turns.rest();
   }
 
-  async close(): Promise<void> {
-    await this.release('step', 'evaluation', 'gateGradients');
+  close(): Promise<void> {
+    return this.turns.close();
   }
 
-  private async release(...names: readonly GraphName[]): Promise<void> {
-    for (const name of names) {
-      const session = this.sessions.get(name);
-      this.sessions.delete(name);
-      // One that could not be opened has told so where it was asked for.
-      await (await session?.catch(() => undefined))?.release();
-    }
+  private async run(
+    name: GraphName,
+    feeds: (feeder: Feeder) => Feeds,
+    fetches?: readonly string[],
+  ): Promise<Feeds> {
+    const { feeder } = await this.graph(name);
+    return this.turns.use(name, (session) => runSession(session, graphTitles[name], feeds(feeder), fetches));
   }
 
-  private async graph(name: GraphName): Promise<OpenGraph> {
-    if (name !== 'step') await this.release(name === 'evaluation' ? 'gateGradients' : 'evaluation');
-    const written = once(this.written, name, () => this.writeGraph(name));
-    const session = once(this.sessions, name, async () => {
-      const { path, prepack } = await written;
-      return openSession(path, this.options, { prepack });
-    });
-    return { session: await session, feeder: (await written).feeder };
+  private graph(name: GraphName): Promise<WrittenGraph> {
+    const graph = this.written.get(name) ?? this.writeGraph(name);
+    this.written.set(name, graph);
+    return graph;
   }
 
   private async writeGraph(name: GraphName): Promise<WrittenGraph> {
@@ -224,17 +226,20 @@ export class AdaptedRuntime {
   }
 }
 
-function once<Value>(
-  made: Map<GraphName, Promise<Value>>,
-  name: GraphName,
-  make: () => Promise<Value>,
-): Promise<Value> {
-  const value = made.get(name) ?? make();
-  made.set(name, value);
-  return value;
-}
+const builders = {
+  step: stepGraph,
+  evaluation: evaluationGraph,
+  logits: logitsGraph,
+  gateGradients: gateGradientGraph,
+};
 
-const builders = { step: stepGraph, evaluation: evaluationGraph, gateGradients: gateGradientGraph };
+/** As error messages name them. */
+const graphTitles = {
+  step: 'training',
+  evaluation: 'evaluation',
+  logits: 'logits',
+  gateGradients: 'gate gradient',
+};
 
 /** Refuses losses that are not finite; the state on disk stays the last good one. */
 export function requireFinite(loss: number, step: number): void {

@@ -14,7 +14,7 @@ import { gatesOf, type LabelledBatch, naiveGateLosses } from './gateLosses.ts';
 import { worthPacking } from './prepacking.ts';
 import { openSession, runSession } from './session.ts';
 import { type AddRows, SharedHead } from './sharedHead.ts';
-import { evaluationGraph, outputNames } from './trainingGraph.ts';
+import { logitsGraph, outputNames } from './trainingGraph.ts';
 
 /** A run of stages as a graph file. */
 interface Piece {
@@ -69,7 +69,7 @@ export class StagedLosses {
 
   static async open(runtime: AdaptedRuntime): Promise<StagedLosses> {
     const { adapters, options } = runtime;
-    const model = evaluationGraph(runtime.adapted);
+    const model = logitsGraph(runtime.adapted);
     const { graph } = model;
     keepOutputs(graph, [outputNames.losses]);
     suitDevice(model, options.device);

@@ -1,7 +1,7 @@
 import type { LinearModule, TargetModule } from '../adapters/module.ts';
 import { type ModuleSite, openRewriter, parameterInput, type RewriterOptions } from '../adapters/rewriter.ts';
 import type { AdapterStrategy, ParameterSpec } from '../adapters/strategy.ts';
-import { chunkedLoss, findHead } from '../autodiff/chunkedLoss.ts';
+import { chunkedLoss, chunkedPredictions, findHead } from '../autodiff/chunkedLoss.ts';
 import { crossEntropy } from '../autodiff/crossEntropy.ts';
 import { differentiate, type Seed } from '../autodiff/differentiate.ts';
 import { AloraError } from '../errors.ts';
@@ -164,21 +164,48 @@ function withTargets(adapted: Model) {
 }
 
 /** The forward graph, fused where the file is: losses, predictions and logits at the rows. */
-export function evaluationGraph(adapted: AdaptedModel): Model {
+export function logitsGraph(adapted: AdaptedModel): Model {
   const { model, builder, rowLogits, targets, name } = withTargets(adapted.forward ?? adapted.model);
   const loss = crossEntropy(builder, rowLogits, targets, model.opsets.get('')!);
-  const losses = name(loss.nll, outputNames.losses);
-  const predictions = name(loss.argmax(), outputNames.predictions);
-  model.graph.outputs = [losses, predictions, rowLogits];
-  keepOutputs(model.graph, [outputNames.losses, outputNames.predictions, outputNames.rowLogits]);
+  return withOutputs(model, [
+    name(loss.nll, outputNames.losses),
+    name(loss.argmax(), outputNames.predictions),
+    rowLogits,
+  ]);
+}
+
+/** The same without the logits, which are never all in memory where there are many of them: losses and predictions. */
+export function evaluationGraph(adapted: AdaptedModel, { device = 'cpu' }: OnDevice = {}): Model {
+  const { model, builder, rowLogits, targets, name } = withTargets(adapted.forward ?? adapted.model);
+  const head = device === 'webgpu' ? undefined : findHead(model.graph, rowLogits, []);
+  if (!head) {
+    const whole = logitsGraph(adapted);
+    return withOutputs(
+      whole,
+      whole.graph.outputs.filter(({ name }) => name !== outputNames.rowLogits),
+    );
+  }
+  const { losses, predictions } = chunkedPredictions(model, builder, head, targets);
+  return withOutputs(model, [name(losses, outputNames.losses), name(predictions, outputNames.predictions)]);
+}
+
+function withOutputs(model: Model, outputs: readonly Value[]): Model {
+  model.graph.outputs = [...outputs];
+  keepOutputs(
+    model.graph,
+    outputs.map(({ name }) => name),
+  );
   return model;
 }
 
-export interface StepOptions {
-  /** Keep only what crosses the borders between segments, and compute the rest again on the way back. */
-  readonly recompute?: boolean;
+interface OnDevice {
   /** Where the graph is to run: WebGPU lacks kernels of the chunked loss. Default: cpu. */
   readonly device?: Device;
+}
+
+export interface StepOptions extends OnDevice {
+  /** Keep only what crosses the borders between segments, and compute the rest again on the way back. */
+  readonly recompute?: boolean;
 }
 
 /** The training step: losses and the gradient of every trained parameter. */
@@ -189,10 +216,7 @@ export function stepGraph(adapted: AdaptedModel, options: StepOptions = {}): Mod
 }
 
 /** dLoss/dgate of every module, for scorers. */
-export function gateGradientGraph(
-  adapted: AdaptedModel,
-  { device }: Pick<StepOptions, 'device'> = {},
-): Model {
+export function gateGradientGraph(adapted: AdaptedModel, { device }: OnDevice = {}): Model {
   const roles = (module: TargetModule) => (adapted.modules.includes(module) ? ['gate'] : []);
   return gradientGraph(adapted, roles, false, { device });
 }
@@ -241,11 +265,7 @@ function gradientGraph(
     gradient.name = graph.unique(gradientOutput(module, role));
     return gradient;
   });
-  graph.outputs = [losses, ...outputs];
-  keepOutputs(
-    graph,
-    graph.outputs.map((value) => value.name),
-  );
+  withOutputs(model, [losses, ...outputs]);
   leavesLast(graph);
   return model;
 }

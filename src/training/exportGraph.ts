@@ -5,9 +5,9 @@ import type { RunConfig } from '../config/schema.ts';
 import type { Model, Value } from '../onnx/graph.ts';
 import { lower } from '../passes/lower.ts';
 import {
-  evaluationGraph,
   gateGradientGraph,
   inputNames,
+  logitsGraph,
   outputNames,
   stepGraph,
 } from '../runtime/trainingGraph.ts';
@@ -62,7 +62,7 @@ async function writeGraphs(
     const { device } = config.runtime;
     const graphs: Record<string, Model> = {
       step: standard(stepGraph(run.adapted, { ...config.train, device })),
-      evaluation: evaluationGraph(run.adapted),
+      evaluation: logitsGraph(run.adapted),
       ...(hasGates ? { 'gate-gradients': standard(gateGradientGraph(run.adapted, { device })) } : {}),
     };
     const described = Object.entries(graphs).map(([name, model]) => {
