@@ -5,7 +5,7 @@ import { baseJsonSchema, type JsonSchema } from '../config/jsonSchema.ts';
 import { configError, fromZodIssues, type Locate, type Problem, unknownKey } from '../config/problems.ts';
 import { applySettings, type RawFile, readRaw } from '../config/read.ts';
 import { isModulePath, runName } from '../config/resolve.ts';
-import { loadStrategy } from '../config/thirdParty.ts';
+import { isThirdParty, loadStrategy } from '../config/thirdParty.ts';
 import { AloraError, nearest } from '../errors.ts';
 import type { StrategyRegistry } from '../training/assemble.ts';
 
@@ -122,7 +122,8 @@ async function parseComparison(raw: RawFile, origin: Origin): Promise<CompareFil
   for (const [i, entry] of parsed.data.strategies.entries()) {
     const { strategy: word, ...options } = typeof entry === 'string' ? { strategy: entry } : entry;
     const key = isModulePath(word) ? resolve(origin.baseDir, word) : word;
-    if (!Object.hasOwn(loaded, key) && (isModulePath(word) || /[/@]/.test(word))) {
+    const foreign = isModulePath(word) || isThirdParty(word, origin.baseDir, origin.strategies);
+    if (foreign && !Object.hasOwn(loaded, key)) {
       const where = locate(['strategies', i], false);
       loaded[key] = await loadStrategy(word, origin.baseDir, { ...origin.strategies, ...loaded }, where);
     }

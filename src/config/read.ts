@@ -6,7 +6,7 @@ import { baseJsonSchema, type JsonSchema, schemaAt } from './jsonSchema.ts';
 import { configError, type Locate, unknownKey, valueAt } from './problems.ts';
 import { isModulePath, resolveRunConfig, runName } from './resolve.ts';
 import { exclusiveKeys, pathKeys, type RunConfig } from './schema.ts';
-import { type LoadedStrategy, loadStrategy } from './thirdParty.ts';
+import { isThirdParty, type LoadedStrategy, loadStrategy } from './thirdParty.ts';
 
 /** A file as written, with the places of its keys. */
 export interface RawFile {
@@ -42,7 +42,7 @@ export async function readRunFile<S extends LoadedStrategy>(
   const baseDir = dirname(resolve(file));
   const word = valueAt(raw.value, ['adapter', 'strategy']);
   const own: Record<string, S> = {};
-  if (typeof word === 'string' && (isModulePath(word) || /[/@]/.test(word)))
+  if (typeof word === 'string' && (isModulePath(word) || isThirdParty(word, baseDir, options.strategies)))
     own[isModulePath(word) ? resolve(baseDir, word) : word] = await loadStrategy<S>(
       word,
       baseDir,

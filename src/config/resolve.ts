@@ -201,9 +201,12 @@ function unknownStrategy(word: string, strategies: StrategySchemas): Problem {
     message: `unknown strategy ${show(word)}`,
     path: ['adapter', 'strategy'],
     got: word,
-    allowed: [...names, 'a module path such as ./my-strategy.js'],
+    allowed: [...names, 'a module path such as ./my-strategy.js', 'an installed package'],
     didYouMean: near,
-    fix: near === undefined ? 'name one of these, or the path of a module that exports one' : `write ${near}`,
+    fix:
+      near === undefined
+        ? 'name one of these, the path of a module that exports one, or a package installed beside the run file'
+        : `write ${near}`,
   };
 }
 

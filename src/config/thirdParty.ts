@@ -1,5 +1,5 @@
-import { existsSync } from 'node:fs';
-import { createRequire } from 'node:module';
+import { existsSync, readFileSync } from 'node:fs';
+import { createRequire, isBuiltin } from 'node:module';
 import { join, resolve } from 'node:path';
 import { pathToFileURL } from 'node:url';
 import { AloraError, nearest } from '../errors.ts';
@@ -11,6 +11,13 @@ export interface LoadedStrategy {
   readonly name: string;
   readonly options: OptionsSchema;
 }
+
+/**
+ * Whether `word` can only be a strategy of a third party: a path, a scoped name, or that of an installed package. Other
+ * words are slips of the pen in the name of a strategy of ours.
+ */
+export const isThirdParty = (word: string, baseDir: string, builtin: object): boolean =>
+  !Object.hasOwn(builtin, word) && (/[/@]/.test(word) || locateModule(word, baseDir) !== undefined);
 
 /**
  * Imports a third-party strategy: the default export of a module path (relative to `baseDir`) or of an installed
@@ -35,13 +42,17 @@ export async function loadStrategy<S extends LoadedStrategy>(
   try {
     module = (await import(url)) as { default?: unknown };
   } catch (cause) {
+    const { message } = cause as Error;
     throw new AloraError(
       'config',
       'STRATEGY_IMPORT',
-      `the strategy module ${word} cannot be imported: ${(cause as Error).message}`,
+      `the strategy module ${word} cannot be imported: ${message}`,
       {
         where,
-        fix: 'run `node` on the module to see where it fails',
+        // Node looks from where a linked folder really is.
+        fix: message.includes("package 'onnx-alora'")
+          ? 'npm install onnx-alora in the project of the module; a local folder: npm install --install-links <folder>'
+          : 'run `node` on the module to see where it fails',
         cause,
       },
     );
@@ -73,12 +84,37 @@ function locateModule(word: string, baseDir: string): string | undefined {
     const path = resolve(baseDir, word);
     return existsSync(path) ? pathToFileURL(path).href : undefined;
   }
+  if (isBuiltin(word)) return undefined;
+  const require = createRequire(join(baseDir, 'run.js'));
   try {
-    return pathToFileURL(createRequire(join(baseDir, 'run.js')).resolve(word)).href;
+    return pathToFileURL(require.resolve(word)).href;
   } catch (cause) {
-    // A package without a CommonJS entry is found, and then imported, by its name.
-    return (cause as NodeJS.ErrnoException).code === 'ERR_PACKAGE_PATH_NOT_EXPORTED' ? word : undefined;
+    if ((cause as NodeJS.ErrnoException).code !== 'ERR_PACKAGE_PATH_NOT_EXPORTED') return undefined;
   }
+  // The package is there, and has entries for `import` only, which `require` does not look at.
+  const [, name, rest] = /^(@[^/]+\/[^/]+|[^/]+)(.*)$/.exec(word)!;
+  for (const folder of require.resolve.paths(word) ?? []) {
+    const file = join(folder, name!, 'package.json');
+    if (!existsSync(file)) continue;
+    const { exports } = JSON.parse(readFileSync(file, 'utf8')) as { exports?: Exports };
+    const entry = entryFor(exports, `.${rest}`);
+    return entry === undefined ? undefined : pathToFileURL(join(folder, name!, entry)).href;
+  }
+  return undefined;
+}
+
+type Exports = string | null | { readonly [key: string]: Exports };
+
+/** What a package exports under `path` to `import`: the first condition that holds, as Node takes it. */
+function entryFor(exports: Exports | undefined, path: string): string | undefined {
+  if (typeof exports === 'string') return path === '.' ? exports : undefined;
+  const under = exports?.[path];
+  if (under !== undefined) return entryFor(under, '.');
+  for (const [condition, value] of Object.entries(exports ?? {})) {
+    const entry = ['import', 'node', 'module-sync', 'default'].includes(condition) && entryFor(value, path);
+    if (entry) return entry;
+  }
+  return undefined;
 }
 
 function isStrategy(value: unknown): value is LoadedStrategy {

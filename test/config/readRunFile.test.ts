@@ -293,6 +293,25 @@ describe('third-party strategies', () => {
   });
 
   it.each([
+    ['main-strategy', 'main-strategy', { main: 'index.mjs' }],
+    ['import-strategy', 'import-strategy', { exports: { import: './index.mjs' } }],
+    [
+      '@me/strategies',
+      '@me/strategies/mine',
+      { exports: { './mine': { types: './x.d.ts', import: './index.mjs' } } },
+    ],
+  ])('come from an installed package: %s', async (name, word, entry) => {
+    const installed = join(dir, 'node_modules', name);
+    mkdirSync(installed, { recursive: true });
+    writeFileSync(join(installed, 'package.json'), JSON.stringify({ name, ...entry }));
+    writeFileSync(join(installed, 'index.mjs'), own('mine'));
+    const run = await read(`${minimal}adapter: {strategy: '${word}', anything: 3}\n`);
+    expect(run.config.adapter).toMatchObject({ strategy: word, anything: 3 });
+    expect(run.strategies[word]?.name).toBe('mine');
+    rmSync(join(dir, 'node_modules'), { recursive: true });
+  });
+
+  it.each([
     ['./none.mjs', undefined, 'STRATEGY_NOT_FOUND'],
     ['some/package-that-is-not-there', undefined, 'STRATEGY_NOT_FOUND'],
     ['./syntax.mjs', 'export default {', 'STRATEGY_IMPORT'],
