@@ -1,6 +1,6 @@
 import { AloraError } from '../errors.ts';
 import { attribute, Builder } from '../onnx/builder.ts';
-import type { AttributeInit, Dim, Graph, Value } from '../onnx/graph.ts';
+import type { AttributeInit, Dim, Graph, Node, Value } from '../onnx/graph.ts';
 import type { TargetModule } from './module.ts';
 import type { Budget, GraphRewriter, Injection, ParameterSpec, ValueRef } from './strategy.ts';
 
@@ -67,6 +67,7 @@ export function openRewriter(
   const dropped = new Map<ModuleSite, Value>();
   /** What stands in the place of a module's output. Another module may read that output directly. */
   const replaced = new Map<Value, Value>();
+  const added = new Set<Node>();
   let use = 0;
   const site = (module: TargetModule): ModuleSite => {
     const found = sites.get(module)?.[use];
@@ -133,17 +134,19 @@ export function openRewriter(
       attributes: Readonly<Record<string, AttributeInit>> = {},
       shape,
     ) {
-      return builder.op(op, inputs, {
+      const value = builder.op(op, inputs, {
         attributes,
         dtype: inputs[0]?.dtype,
         shape: shape ?? inferShape(op, inputs, attributes),
       });
+      added.add(value.producer!);
+      return value;
     },
     scalar: (value) => builder.scalar(value),
     ints: (values) => builder.ints(values),
     replaceOutput(module, value) {
       const old = rewriter.output(module);
-      const own = new Set(value.producer ? [value.producer] : []);
+      const own = madeOf(value, added);
       // An output keeps its name; other values show by theirs who made them.
       if (graph.outputs.includes(old)) graph.takePlace(old, value, own);
       else graph.replaceUses(old, value, own);
@@ -161,6 +164,19 @@ export function openRewriter(
       return injection!;
     },
   };
+}
+
+/** The added nodes that a value is computed by: what takes the place of an output may read it anywhere. */
+function madeOf(value: Value, added: ReadonlySet<Node>): Set<Node> {
+  const nodes = new Set<Node>();
+  const pending: (Value | null)[] = [value];
+  while (pending.length > 0) {
+    const node = pending.pop()?.producer;
+    if (!node || !added.has(node) || nodes.has(node)) continue;
+    nodes.add(node);
+    pending.push(...node.inputs);
+  }
+  return nodes;
 }
 
 /** Shapes of the few operators that low-rank strategies add; null leaves the question to type inference. */

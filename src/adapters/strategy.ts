@@ -107,7 +107,7 @@ export interface GraphRewriter {
   scalar(value: number): ValueRef;
   /** An int64 vector, for axes and shapes. */
   ints(values: readonly number[]): ValueRef;
-  /** Everything that read y reads this instead. */
+  /** Everything that read y reads this instead, but for the nodes that it is made of. */
   replaceOutput(module: TargetModule, value: ValueRef): void;
 }
 

@@ -98,6 +98,25 @@ describe('adapters on layers that follow each other directly', () => {
   });
 });
 
+describe('the output of a layer', () => {
+  it('may be replaced by what several nodes make of it', async () => {
+    const model = twoLayers();
+    const [first] = findLinearModules(model);
+    const session = openRewriter(model.graph, new Map([[first!, first!.uses]]), {
+      budget: { parameters: 0, rank: 1, at: 'final' },
+    });
+    session.injectAt(first!, (rewriter) => {
+      const y = rewriter.output(first!);
+      const shifted = rewriter.op('Add', [y, rewriter.scalar(1)]);
+      rewriter.replaceOutput(first!, rewriter.op('Mul', [shifted, rewriter.op('Neg', [y])]));
+      return { module: first!, parameters: new Map() };
+    });
+    const { logits } = await run(model, { x });
+    // y = (7, 10) becomes -y (y + 1) = (-56, -110).
+    expect([...(logits!.data as Float32Array)]).toEqual([-56 * 5 - 110 * 7, -56 * 6 - 110 * 8]);
+  });
+});
+
 describe('a layer with one output', () => {
   it('takes its factors as matrices, and its B is decayed as a matrix', async () => {
     const graph = new Graph();
