@@ -20,7 +20,7 @@ type AttributeProto = InstanceType<Proto['AttributeProto']>;
 const integer = (value: unknown): number => Number(value);
 
 function broken(path: string, cause: unknown): AloraError {
-  const other = otherFormat(path);
+  const other = existsSync(path) ? otherFormat(path) : undefined;
   return new AloraError('model', 'MODEL_UNREADABLE', 'The file is not a readable ONNX model', {
     where: path,
     got: other?.what ?? (cause instanceof Error ? cause.message : undefined),

@@ -49,13 +49,19 @@ function isAlive(pid: number): boolean {
 
 /** Removes what killed processes of this machine left: as many bytes as their models. */
 function removeAbandoned(): void {
+  for (const name of attempt(() => readdirSync(tmpdir())) ?? []) {
+    const pid = name.startsWith(namePrefix) ? Number(name.slice(namePrefix.length).split('-')[0]) : 0;
+    if (pid > 0 && !isAlive(pid))
+      attempt(() => rmSync(join(tmpdir(), name), { recursive: true, force: true }));
+  }
+}
+
+/** undefined where it fails: what another user left stays. */
+function attempt<Result>(act: () => Result): Result | undefined {
   try {
-    for (const name of readdirSync(tmpdir())) {
-      const pid = name.startsWith(namePrefix) ? Number(name.slice(namePrefix.length).split('-')[0]) : 0;
-      if (pid > 0 && !isAlive(pid)) rmSync(join(tmpdir(), name), { recursive: true, force: true });
-    }
+    return act();
   } catch {
-    // Another user's: it stays.
+    return undefined;
   }
 }
 

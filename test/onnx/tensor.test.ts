@@ -59,6 +59,12 @@ describe('tensors', () => {
   });
 });
 
+it('refuses bytes that are no model, whether they lie in a file or not', () => {
+  expect(() => decodeModel(Uint8Array.of(1, 2, 3), 'memory')).toThrow(
+    expect.objectContaining({ code: 'MODEL_UNREADABLE' }),
+  );
+});
+
 describe('attributes', () => {
   it('take their type from the value, an empty list that of integers', () => {
     expect(attribute([])).toEqual({ type: 'ints', value: [] });
