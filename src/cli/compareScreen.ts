@@ -1,7 +1,9 @@
 import type { CompareReporter } from '../compare/compare.ts';
 import { readResult } from '../compare/job.ts';
 import type { Job } from '../compare/runner.ts';
+import type { AnswersEvent } from '../training/reporter.ts';
 import { clock, decimal, plural } from './format.ts';
+import { bar, liveLine } from './liveLine.ts';
 import { coloursFor, isLive, type Output } from './terminal.ts';
 
 /** The screen of `compare`: one line a run that begins or ends, and on a terminal one live line over the whole grid. */
@@ -10,16 +12,13 @@ export interface CompareScreen extends CompareReporter {
   close(): void;
 }
 
-/** Milliseconds between two drawings of the live line. */
-const liveInterval = 200;
-
 export function compareScreen(
   out: Output,
   err: Output,
   now: () => number = () => performance.now(),
 ): CompareScreen {
   const colours = coloursFor(out);
-  const live = isLive(out);
+  const line = liveLine(out, now, 200);
   let total = 0;
   let ended = 0;
   let stepsInAll = 0;
@@ -30,20 +29,14 @@ export function compareScreen(
   const spent = new Map<string, Pace>();
   let width = 1;
   const said = new Set<string>();
-  let drawn = false;
-  let drawnAt = Number.NEGATIVE_INFINITY;
   const running = new Map<
     string,
-    { readonly job: Job; readonly began: number; step: number; first?: number }
+    { readonly job: Job; readonly began: number; step: number; first?: number; answers?: AnswersEvent }
   >();
 
-  const clear = () => {
-    if (drawn) out.write('\r\x1b[2K');
-    drawn = false;
-  };
-  const print = (line: string) => {
-    clear();
-    out.write(`${line}\n`);
+  const print = (text: string) => {
+    line.clear();
+    out.write(`${text}\n`);
   };
   const stepsDone = () => stepsEnded + [...running.values()].reduce((sum, { step }) => sum + step, 0);
   /** What the runs of each method have taken in this call; what was there before it (resumed steps too) took nothing. */
@@ -69,25 +62,22 @@ export function compareScreen(
     const inAll = times.reduce((sum, ms) => sum + ms, 0);
     return Math.max(inAll / width, ...times) / 1000;
   };
-  const draw = () => {
-    if (!live || now() - drawnAt < liveInterval) return;
-    drawnAt = now();
-    const cells = 24;
-    const full = Math.round((stepsDone() / Math.max(1, stepsInAll)) * cells);
-    const eta = left();
-    const text = [
-      `${ended}/${total} runs`,
-      `${'━'.repeat(full)}${'╌'.repeat(cells - full)}`,
-      eta === undefined ? '' : `${clock(eta)} left`,
-      ...[...running.values()].map(({ job, step }) => `${job.id} ${step}/${job.steps}`),
-    ].filter(Boolean);
-    out.write(`\r\x1b[2K${colours.cyan(text.join('  ').slice(0, (out.columns ?? 80) - 1))}`);
-    drawn = true;
-  };
+  const draw = () =>
+    line.draw(() => {
+      const eta = left();
+      return [
+        `${ended}/${total} runs`,
+        bar(stepsDone() / Math.max(1, stepsInAll)),
+        eta === undefined ? '' : `${clock(eta)} left`,
+        ...[...running.values()].map(({ job, step, answers }) =>
+          answers ? `${job.id} answers ${answers.done}/${answers.prompts}` : `${job.id} ${step}/${job.steps}`,
+        ),
+      ];
+    });
   const counter = () => `[${String(ended).padStart(String(total).length)}/${total}]`;
 
   return {
-    close: clear,
+    close: line.clear,
     onQueue(jobs, finished) {
       total = jobs.length;
       ended = finished.length;
@@ -118,6 +108,13 @@ export function compareScreen(
     onStep(job, step) {
       const state = running.get(job.id);
       if (state) state.step = step;
+      draw();
+    },
+    onAnswers(job, answers) {
+      const state = running.get(job.id);
+      if (state) Object.assign(state, { step: job.steps, answers });
+      if (answers.done === 0 && !isLive(out))
+        print(`${counter()} ${job.id}: answers ${plural(answers.prompts, 'prompt')} of test`);
       draw();
     },
     onEnd(job, failure) {
@@ -151,11 +148,11 @@ export function compareScreen(
       const sentence = message.replace(/\d+/g, '#');
       if (said.has(sentence)) return;
       said.add(sentence);
-      clear();
+      line.clear();
       err.write(`${coloursFor(err).yellow('warning')}: ${job.id}: ${message}\n`);
     },
     onNotice(message) {
-      clear();
+      line.clear();
       err.write(`${coloursFor(err).yellow('warning')}: ${message}\n`);
     },
   };

@@ -6,9 +6,15 @@ import { tasks } from '../tasks/index.ts';
 import { asAloraError } from './errorBlock.ts';
 
 const abort = new AbortController();
-/** Messages a second at most: a step of a tiny model takes milliseconds. */
+/** Milliseconds between two messages about progress: a step of a tiny model takes less. */
 const interval = 200;
 let toldAt = 0;
+
+function isDue(): boolean {
+  if (performance.now() - toldAt < interval) return false;
+  toldAt = performance.now();
+  return true;
+}
 
 const tell = (message: FromWorker, then?: () => void): void => {
   if (process.connected) process.send?.(message, () => then?.());
@@ -36,9 +42,10 @@ async function work({ job }: Extract<ToWorker, { type: 'run' }>): Promise<void> 
         {
           onRunStart: (info) => tell({ type: 'plan', info }),
           onStep({ step, loss }) {
-            if (performance.now() - toldAt < interval) return;
-            toldAt = performance.now();
-            tell({ type: 'step', step, loss });
+            if (isDue()) tell({ type: 'step', step, loss });
+          },
+          onAnswers(event) {
+            if (event.done === 0 || isDue()) tell({ type: 'answers', event });
           },
           onWarning: (message) => tell({ type: 'warning', message }),
         },

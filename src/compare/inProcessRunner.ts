@@ -12,6 +12,7 @@ export function inProcessRunner(options: Omit<JobOptions, 'reporters' | 'signal'
           {
             onRunStart: (info) => events.onPlan?.(job, info),
             onStep: ({ step, loss }) => events.onStep?.(job, step, loss),
+            onAnswers: (event) => events.onAnswers?.(job, event),
             onWarning: (message) => events.onWarning?.(job, message),
           },
         ],

@@ -77,6 +77,7 @@ function runInWorker(
     child.on('message', (message: FromWorker) => {
       if (message.type === 'plan') events.onPlan?.(job, message.info);
       else if (message.type === 'step') events.onStep?.(job, message.step, message.loss);
+      else if (message.type === 'answers') events.onAnswers?.(job, message.event);
       else if (message.type === 'warning') events.onWarning?.(job, message.message);
       else said = message;
     });

@@ -1,5 +1,5 @@
 import type { ErrorKind } from '../errors.ts';
-import type { RunInfo } from '../training/reporter.ts';
+import type { AnswersEvent, RunInfo } from '../training/reporter.ts';
 
 /**
  * One run of a comparison, as any engine can take it: a name, an input file, an output folder. Runs are idempotent
@@ -32,6 +32,8 @@ export interface JobEvents {
   onStart?(job: Job): void;
   onPlan?(job: Job, info: RunInfo): void;
   onStep?(job: Job, step: number, loss: number): void;
+  /** After the last step: prompts of test that were answered, of how many. */
+  onAnswers?(job: Job, event: AnswersEvent): void;
   onWarning?(job: Job, message: string): void;
   /** Ended: with its result on the disk, or with a failure. */
   onEnd?(job: Job, failure?: Failure): void;

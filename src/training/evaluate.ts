@@ -5,7 +5,7 @@ import { loadRunData } from './data.ts';
 import { evaluateSplit, evaluationBatches } from './evaluation.ts';
 import { generatedMetrics, generationFile } from './generatedMetrics.ts';
 import { openAdapted } from './openAdapted.ts';
-import type { SplitResult } from './reporter.ts';
+import type { AnswersEvent, SplitResult } from './reporter.ts';
 
 /** What `evaluate` scores. */
 export interface EvaluateOptions {
@@ -15,6 +15,8 @@ export interface EvaluateOptions {
   readonly split?: 'train' | 'dev' | 'test';
   /** false leaves out the task's metrics of generated answers, which take a pass for every token. Default true. */
   readonly generated?: boolean;
+  /** Told before the first answer is generated, and after each batch of them. */
+  readonly onAnswers?: (event: AnswersEvent) => void;
 }
 
 /** Loss and metrics of a split, and what they stand for. */
@@ -67,6 +69,7 @@ export async function evaluateRun(config: RunConfig, options: EvaluateOptions = 
             ...config.runtime,
             adapter: options.adapter,
             batchSize: config.train.batchSize,
+            onAnswers: options.onAnswers,
           })
         : {};
     return {

@@ -64,6 +64,21 @@ describe('the screen of a comparison', () => {
     expect(err().match(/3 rows dropped/g)).toHaveLength(1);
   });
 
+  it('says that answers are generated: a line for a run in a pipe, how far it is on a terminal', () => {
+    for (const isTTY of [false, true]) {
+      const { made, out, wait } = screen(isTTY);
+      const jobs = [job('lora-1/seed-0')];
+      made.onQueue?.(jobs, []);
+      made.onStart?.(jobs[0]!);
+      for (const done of [0, 20]) {
+        wait(1_000);
+        made.onAnswers?.(jobs[0]!, { done, prompts: 40 });
+      }
+      expect(out().includes('[0/1] lora-1/seed-0: answers 40 prompts of test\n')).toBe(!isTTY);
+      expect(out().includes('lora-1/seed-0 answers 20/40')).toBe(isTTY);
+    }
+  });
+
   it('draws one live line on a terminal and takes it away', () => {
     const { made, out, wait } = screen(true);
     const jobs = [job('lora-1/seed-0')];

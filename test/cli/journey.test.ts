@@ -89,7 +89,9 @@ describe('the built command line, from a model to a merged model', () => {
     const adapted = JSON.parse(await verb('eval run.yaml --adapter out/best --json'));
     expect(base).toMatchObject({ adapter: null, split: 'dev', rows: 10 });
     expect(adapted.loss).toBeLessThan(base.loss);
-    expect(await verb('eval run.yaml')).toContain(`loss           ${base.loss.toFixed(4)}`);
+    const scores = await verb('eval run.yaml');
+    expect(scores).toMatch(/^answers \d+ prompts of dev\n/);
+    expect(scores).toContain(`loss           ${base.loss.toFixed(4)}`);
   });
 
   it('merge verifies, and the merged model writes what model and adapter write', async () => {

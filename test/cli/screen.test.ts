@@ -74,11 +74,11 @@ const result: RunResult = {
   hashes: {},
 };
 
-function play(isTTY: boolean, { samples = true } = {}): { out: string; err: string } {
+function play(isTTY: boolean, { samples = true, columns = 100 } = {}): { out: string; err: string } {
   const seen = { out: '', err: '' };
   let time = 0;
   const screen = trainScreen(
-    { isTTY, columns: 100, write: (text) => (seen.out += text) },
+    { isTTY, columns, write: (text) => (seen.out += text) },
     { isTTY, write: (text) => (seen.err += text) },
     () => (time += 1000),
   );
@@ -179,6 +179,20 @@ describe('trainScreen', () => {
     const { out } = play(false, { samples: false });
     expect(out).toContain('onnx-alora eval runs/tiny/run.yaml --adapter runs/tiny/best --split dev');
     expect(out).not.toContain('generate');
+  });
+
+  it.each([40, 60, 79])('wraps no line of the table in %i columns, and keeps loss and metrics', (columns) => {
+    // biome-ignore lint/suspicious/noControlCharactersInRegex: colours have no width
+    const text = play(true, { columns }).out.replace(/\r\x1b\[2K[^\n\r]*(?=\r)|\r?\x1b\[[\d;]*[mK]/g, '');
+    const table = text.slice(text.indexOf('\nstep'), text.indexOf('\nfinished')).split('\n');
+    for (const line of table) expect(line.length).toBeLessThanOrEqual(columns);
+    expect(table.join('\n')).toMatch(/^ +2 +2\.5000 ▼ +3\.0000.*\n +tokenAccuracy 0\.5000$/m);
+    expect(table.join('\n')).toContain('pruned 1 rank in 1 module');
+  });
+
+  it('shows the same table from 80 columns on', () => {
+    const rows = (columns: number) => play(false, { columns }).out.match(/^ +\d+ .*$/gm);
+    expect(rows(80)).toEqual(rows(200));
   });
 
   it('draws colours and a live line on a terminal only, and leaves no live line behind', () => {

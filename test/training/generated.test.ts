@@ -51,7 +51,10 @@ it('ends with the metrics of generated answers, of the best adapter on test, in 
   const { test } = await trainRun(config, { strategies, reporters: [{ onAnswers }] });
   expect(answered[0]).toBe(0);
   expect(answered.at(-1)).toBe(words.length);
-  const { metrics } = await evaluateRun(config, { adapter: join(config.output, 'best'), split: 'test' });
+  const asked = answered.splice(0);
+  const adapter = join(config.output, 'best');
+  const { metrics } = await evaluateRun(config, { adapter, split: 'test', onAnswers });
+  expect(answered).toEqual(asked);
   // Two classes of answers, learnt by heart: the check is not of zeros.
   expect(metrics.accuracy).toBeGreaterThan(0.4);
   expect(test!.best.metrics.accuracy).toBe(metrics.accuracy);

@@ -1,6 +1,9 @@
 import { type Command, Option } from 'commander';
+import type { AnswersEvent } from '../../training/reporter.ts';
 import { decimal, plural } from '../format.ts';
+import { liveLine, progress } from '../liveLine.ts';
 import { example, jsonOption, openRunFile, printJson, setOption } from '../options.ts';
+import { coloursFor } from '../terminal.ts';
 
 interface Options {
   readonly set: readonly string[];
@@ -29,11 +32,18 @@ export function addVerb(program: Command): void {
 async function evaluateSplit(file: string, { set, adapter, split, generated, json }: Options): Promise<void> {
   const { config, strategies, named } = await openRunFile(file, set);
   const { evaluate } = await import('../../index.ts');
-  const result = await named(evaluate(config, { strategies, adapter, split, generated }));
+  const out = process.stdout;
+  const line = liveLine(out, () => performance.now());
+  const onAnswers = ({ done, prompts }: AnswersEvent) => {
+    if (json) return;
+    if (done === 0) out.write(coloursFor(out).dim(`answers ${plural(prompts, 'prompt')} of ${split}\n`));
+    line.draw(() => [...progress(done, prompts), 'answers']);
+  };
+  const evaluating = evaluate(config, { strategies, adapter, split, generated, onAnswers });
+  const result = await named(evaluating).finally(line.clear);
   if (json) return printJson({ adapter: adapter ?? null, ...result });
   const scores = { loss: result.loss, ...result.metrics };
   const width = Math.max(...Object.keys(scores).map((name) => name.length));
-  process.stdout.write(`${result.split} · ${plural(result.rows, 'row')} · ${adapter ?? 'base model'}\n`);
-  for (const [name, value] of Object.entries(scores))
-    process.stdout.write(`${name.padEnd(width)}  ${decimal(value)}\n`);
+  out.write(`${result.split} · ${plural(result.rows, 'row')} · ${adapter ?? 'base model'}\n`);
+  for (const [name, value] of Object.entries(scores)) out.write(`${name.padEnd(width)}  ${decimal(value)}\n`);
 }
