@@ -26,7 +26,7 @@ import { headParameter, type TrainedHead, trainInFull } from './trainedHead.ts';
 
 /** Names of the graph inputs that are added to the model's own. */
 export const inputNames = {
-  /** int64 [n]: positions of the trained tokens in the flattened batch. */
+  /** int64 [n]: positions in the flattened batch that predict the trained tokens. */
   rows: 'rows',
   /** int64 [n]: what to predict there. */
   targets: 'targets',

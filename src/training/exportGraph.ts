@@ -25,10 +25,10 @@ export interface ExportResult {
 /** What each input and output is for, so that a trainer in any language can feed the graphs. */
 const meanings: Readonly<Record<string, string>> = {
   [inputNames.rows]:
-    'positions of the trained tokens in the flattened [batch * length], or rows for classification',
+    'where a token is predicted: positions in the flattened [batch * length], each before its trained token; rows for classification',
   decoder_input_ids:
     'of an encoder-decoder: start token, then the completion without its last token; rows count its positions',
-  [inputNames.targets]: 'token or class to predict at each of rows',
+  [inputNames.targets]: 'the token that follows at each of rows, or the class',
   [inputNames.lossScale]:
     'weight of one trained token in the gradient: 1 / trained tokens of the optimizer step',
   [inputNames.penaltyScale]: "weight of the strategy's penalty: 1 on one micro-batch of a step, else 0",
