@@ -117,11 +117,16 @@ export function lowerForward(model: Model, hasKernel: HasKernel): void {
  * cache is read or written: adapters can then stand beside them. The attention stays fused. Expects float32.
  */
 export function separateProjections(model: Model): void {
-  rewrite(model, (node) =>
-    nameOf(node) === 'com.microsoft.Attention' && !node.inputs[4] && !node.outputs[1]
-      ? projectionApart
-      : undefined,
-  );
+  rewrite(model, (node) => (isSeparable(node) ? projectionApart : undefined));
+}
+
+/** Whether a node is com.microsoft Attention in a form that MultiHeadAttention has too. */
+function isSeparable(node: Node): boolean {
+  if (nameOf(node) !== 'com.microsoft.Attention' || node.inputs[4] || node.outputs[1]) return false;
+  const [x, , , mask] = node.inputs;
+  // The one takes start and end positions [2 B] beside lengths [B], the other does not.
+  const isLengths = mask?.shape?.length !== 1 || mask.shape[0] === x?.shape?.[0];
+  return isLengths && node.int('do_rotary', 0) === 0;
 }
 
 /** Number of nodes that `lower` would take apart. */

@@ -6,7 +6,7 @@ import { type AttributeInit, type Dim, Graph, type Value } from '../../src/onnx/
 import { Tensor } from '../../src/onnx/tensor.ts';
 import { fold } from '../../src/passes/fold.ts';
 import { inferTypes } from '../../src/passes/inferTypes.ts';
-import { lower, lowerForward, lowerings } from '../../src/passes/lower.ts';
+import { lower, lowerForward, lowerings, separateProjections } from '../../src/passes/lower.ts';
 import { evaluate } from '../../src/passes/symbolic.ts';
 import { type Feeds, modelOf, run, scaledError } from './models.ts';
 
@@ -506,3 +506,40 @@ function unpadded(tensor: ort.Tensor, kept: readonly number[]): ort.Tensor {
   });
   return new ort.Tensor('float32', data, [data.length]);
 }
+
+describe('separateProjections', () => {
+  const attentionOf = (mask: 'none' | 'lengths' | 'ends and starts' | 'keys', rotary = 0) => {
+    const row = new Case();
+    const masks = {
+      none: () => null,
+      lengths: () => row.ints('int32', ['B'], [5, 3]),
+      'ends and starts': () => row.ints('int32', [4], [5, 3, 0, 1]),
+      keys: () => row.ints('int32', ['B', 'S'], [1, 1, 1, 1, 1, 1, 1, 1, 0, 0]),
+    };
+    const inputs = [row.x('B', 'S', 8), row.w(8, 24), row.w(24), masks[mask]()];
+    row.node('Attention', inputs, { num_heads: 2, do_rotary: rotary });
+    return row;
+  };
+
+  it.each([
+    ['none', 'MultiHeadAttention'],
+    ['lengths', 'MultiHeadAttention'],
+    ['keys', 'MultiHeadAttention'],
+    // Which MultiHeadAttention has no form for.
+    ['ends and starts', 'Attention'],
+  ] as const)('computes what the whole operator does, mask: %s', async (mask, operator) => {
+    const { graph, feeds } = attentionOf(mask);
+    const model = modelOf(graph);
+    const before = Object.values(await run(cloneModel(model), feeds))[0]!;
+    separateProjections(model);
+    expect(graph.nodes.filter(({ domain }) => domain !== '').map(({ op }) => op)).toEqual([operator]);
+    const after = Object.values(await run(model, feeds))[0]!;
+    expect(scaledError(after, before)).toBeLessThan(4e-7);
+  });
+
+  it('leaves an operator that rotates positions', () => {
+    const { graph } = attentionOf('none', 1);
+    separateProjections(modelOf(graph));
+    expect(graph.nodes.map(({ op }) => op)).toEqual(['Attention']);
+  });
+});

@@ -59,6 +59,7 @@ export const keptGroupQueryAttention: Lowering = (node, at) => {
 export const projectionApart: Lowering = (node, at) => {
   at.noCache(4, 3);
   at.unread(1, 'present');
+  if (node.int('do_rotary', 0) !== 0) at.refuse('it rotates positions');
   const third = at.known(at.input(1), 1) / 3;
   const projected = at.main('MatMul', [at.input(0), at.input(1)], {}, { name: projectionName(node) });
   const heads = at.split(projected, node.ints('qkv_hidden_sizes') ?? [third, third, third], 2);
