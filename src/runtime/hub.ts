@@ -1,4 +1,5 @@
-import { createWriteStream, existsSync, renameSync, rmSync } from 'node:fs';
+import { randomUUID } from 'node:crypto';
+import { createWriteStream, existsSync, readdirSync, renameSync, rmSync, statSync } from 'node:fs';
 import { homedir } from 'node:os';
 import { dirname, join, resolve } from 'node:path';
 import { Readable } from 'node:stream';
@@ -58,14 +59,34 @@ async function listFiles(id: string): Promise<string[]> {
 async function download(id: string, name: string, target: string): Promise<void> {
   if (existsSync(target)) return;
   const response = await request(`${endpoint()}/${id}/resolve/main/${name}`, id);
-  const partial = `${target}.tmp`;
+  // Another process may fetch the same file at the same time.
+  const partial = `${target}.${randomUUID()}.tmp`;
   try {
     makeFolder(dirname(target));
+    removeAbandoned(dirname(target));
     await pipeline(Readable.fromWeb(response.body! as never), createWriteStream(partial));
     renameSync(partial, target);
   } catch (cause) {
     rmSync(partial, { force: true });
-    throw cannotWrite(target, cause);
+    const { path, syscall } = cause as NodeJS.ErrnoException;
+    if (path !== undefined || syscall === 'write') throw cannotWrite(target, cause);
+    throw new AloraError('model', 'HUB_UNREACHABLE', 'The download from the hub broke off', {
+      where: 'model.path',
+      got: `${id}, ${name}: ${(cause as Error).message}`,
+      fix: 'Run the same command again: files that are whole already are not fetched again.',
+      cause,
+    });
+  }
+}
+
+/** Milliseconds after which a file that nobody writes to is what a process left that was ended. */
+const abandonedAfter = 3_600_000;
+
+function removeAbandoned(folder: string): void {
+  for (const name of readdirSync(folder)) {
+    const path = join(folder, name);
+    const written = name.endsWith('.tmp') ? statSync(path, { throwIfNoEntry: false })?.mtimeMs : undefined;
+    if (written !== undefined && written < Date.now() - abandonedAfter) rmSync(path, { force: true });
   }
 }
 

@@ -1,4 +1,12 @@
-import { existsSync, mkdtempSync, readFileSync, rmSync } from 'node:fs';
+import {
+  existsSync,
+  mkdtempSync,
+  readdirSync,
+  readFileSync,
+  rmSync,
+  utimesSync,
+  writeFileSync,
+} from 'node:fs';
 import { createServer, type Server } from 'node:http';
 import type { AddressInfo } from 'node:net';
 import { tmpdir } from 'node:os';
@@ -19,6 +27,8 @@ let server: Server;
 let requests: string[] = [];
 /** The hub fails when asked for this file. */
 let failing: string | undefined;
+/** Called when half of the ONNX file is sent, with what sends the rest and what breaks off. */
+let slow: ((rest: () => void, breakOff: () => void) => void) | undefined;
 
 /** A hub with one model, the fixture phi3, under the name someone/phi3. */
 beforeAll(async () => {
@@ -32,9 +42,18 @@ beforeAll(async () => {
         }),
       );
     else if (failing && url.endsWith(failing)) response.writeHead(503).end();
-    else if (url.startsWith('/someone/phi3/resolve/main/'))
-      response.end(readFileSync(new URL(url.slice('/someone/phi3/resolve/main/'.length), fixture)));
-    else response.writeHead(404).end();
+    else if (url.startsWith('/someone/phi3/resolve/main/')) {
+      const content = readFileSync(new URL(url.slice('/someone/phi3/resolve/main/'.length), fixture));
+      if (!slow || !url.endsWith('model.onnx')) response.end(content);
+      else {
+        response.writeHead(200, { 'content-length': content.length });
+        response.write(content.subarray(0, content.length / 2));
+        slow(
+          () => response.end(content.subarray(content.length / 2)),
+          () => response.destroy(),
+        );
+      }
+    } else response.writeHead(404).end();
   }).listen(0, '127.0.0.1');
   await new Promise((ready) => server.once('listening', ready));
   vi.stubEnv('HF_ENDPOINT', `http://127.0.0.1:${(server.address() as AddressInfo).port}`);
@@ -67,6 +86,39 @@ describe('a hub id as model.path', () => {
     requests = [];
     expect(await localModel('someone/phi3')).toBe(folder);
     expect(requests).toEqual([]);
+  });
+
+  it('is fetched by two at the same time, and neither tears what the other writes', async () => {
+    rmSync(join(home, 'onnx-alora'), { recursive: true });
+    const waiting: (() => void)[] = [];
+    // The second begins when half of the file is there, and the first ends before it.
+    slow = (rest) => {
+      waiting.push(rest);
+      if (waiting.length === 2) for (const [i, send] of waiting.entries()) setTimeout(send, 50 * i);
+    };
+    const [one, two] = await Promise.all([localModel('someone/phi3'), localModel('someone/phi3')]);
+    slow = undefined;
+    expect(one).toBe(two);
+    for (const file of files)
+      expect(readFileSync(join(one!, file))).toEqual(readFileSync(new URL(file, fixture)));
+    expect(readdirSync(one!, { recursive: true }).filter((name) => String(name).endsWith('.tmp'))).toEqual(
+      [],
+    );
+  });
+
+  it('that breaks off in the middle of a file is no fault of the disk, and leaves nothing behind', async () => {
+    rmSync(join(home, 'onnx-alora'), { recursive: true });
+    slow = (_, breakOff) => setTimeout(breakOff, 50);
+    await expect(localModel('someone/phi3')).rejects.toMatchObject({ code: 'HUB_UNREACHABLE' });
+    slow = undefined;
+    const folder = join(home, 'onnx-alora/someone/phi3/onnx');
+    expect(readdirSync(folder).filter((name) => name !== 'model.onnx_data')).toEqual([]);
+    // What a process left that was ended goes with the next download.
+    const left = join(folder, 'model.onnx.1.tmp');
+    writeFileSync(left, 'half');
+    utimesSync(left, 0, 0);
+    await localModel('someone/phi3');
+    expect(existsSync(left)).toBe(false);
   });
 
   it('is a folder of that name where there is one', async () => {
