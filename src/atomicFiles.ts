@@ -120,8 +120,9 @@ export async function fillNewFolder<T>(folder: string, fill: () => Promise<T>): 
   try {
     return await fill();
   } catch (error) {
-    rmSync(folder, { recursive: true, force: true });
-    if (existed) mkdirSync(folder);
+    // A folder that was there stays itself: it may be someone's working directory.
+    const made = existed ? readdirSync(folder).map((name) => join(folder, name)) : [folder];
+    for (const path of made) rmSync(path, { recursive: true, force: true });
     throw error;
   }
 }

@@ -144,7 +144,7 @@ export interface AdapterScheduler {
   beforeStep?(host: HostTrainer): void | Promise<void>;
   /** After the optimizer step, gradients still readable; evaluation and checkpoints come after it. */
   afterStep(host: HostTrainer): void | Promise<void>;
-  /** Called once after the last step, before the last evaluation and the saving of the adapter. */
+  /** Called once after the last step, also where a run stops early; the adapter is evaluated and saved after it. */
   finish?(host: HostTrainer): void | Promise<void>;
   /** false until the budget is met: early stopping and `best/` wait for it. Default: always true. */
   settled?(): boolean;

@@ -12,40 +12,50 @@ import type { LedgerState } from './ledger.ts';
 import type { RunResult, SampleEvent, SplitResult } from './reporter.ts';
 import type { RunFolder } from './runFolder.ts';
 
-/** What a run needs beside its parameters to go on as if it had not been stopped. */
-export interface TrainingState {
-  readonly step: number;
-  /** Batches of the held-back rows that were used (DNAS). */
-  readonly heldBackBatches: number;
+/** What the evaluations of a run have shown so far. */
+export interface EvaluationState {
   readonly best: { readonly step: number; readonly loss: number; readonly evaluations: number };
   /** Scores at step 0, at the best step and at the last evaluation. */
   readonly firstDev: SplitResult | null;
   readonly bestDev: SplitResult | null;
   readonly lastDev: SplitResult | null;
   readonly firstTest: SplitResult | null;
+  readonly samples: readonly SampleEvent[];
+}
+
+/** What a run needs beside its parameters to go on as if it had not been stopped. */
+export interface TrainingState {
+  readonly step: number;
+  /** The last step is made, and the strategy has finished. */
+  readonly ended: boolean;
+  /** Batches of the held-back rows that were used (DNAS). */
+  readonly heldBackBatches: number;
+  readonly evaluation: EvaluationState;
   readonly ledger: LedgerState;
   readonly scheduler: Json;
   readonly allocations: number;
   readonly secondsAllocating: number;
   readonly seconds: number;
-  readonly samples: readonly SampleEvent[];
 }
 
 /** Before step 0. */
 export const initialState: TrainingState = {
   step: 0,
+  ended: false,
   heldBackBatches: 0,
-  best: { step: 0, loss: Number.POSITIVE_INFINITY, evaluations: 0 },
-  firstDev: null,
-  bestDev: null,
-  lastDev: null,
-  firstTest: null,
+  evaluation: {
+    best: { step: 0, loss: Number.POSITIVE_INFINITY, evaluations: 0 },
+    firstDev: null,
+    bestDev: null,
+    lastDev: null,
+    firstTest: null,
+    samples: [],
+  },
   ledger: { steps: 0, parameterSum: 0, rankSum: 0, peakParameters: 0, peakRanks: 0 },
   scheduler: null,
   allocations: 0,
   secondsAllocating: 0,
   seconds: 0,
-  samples: [],
 };
 
 /** Identity of what a checkpoint belongs to: sha256 of model file, data files and configuration. */
@@ -58,7 +68,7 @@ interface CurrentRun {
 }
 
 interface Manifest {
-  readonly format: 1;
+  readonly format: typeof format;
   /** sha256 of arena.bin. */
   readonly arena: string;
   readonly state: TrainingState;
@@ -69,6 +79,9 @@ interface Manifest {
 }
 
 const arenaArrays = ['values', 'gradients', 'firstMoments', 'secondMoments'] as const;
+/** Of state.json. */
+const format = 2;
+/** Checkpoints that stay. */
 const kept = 2;
 
 function checkpointName(step: number): string {
@@ -97,7 +110,7 @@ export function writeCheckpoint(
   ]);
   replaceFolder(folder.file('checkpoints', name), (path) => {
     const manifest: Manifest = {
-      format: 1,
+      format,
       arena: sha256(arena),
       state,
       layout: adapters.saveLayout(),
@@ -118,9 +131,10 @@ function checkpointNames(folder: RunFolder): string[] {
   const path = folder.file('checkpoints');
   if (!existsSync(path)) return [];
   recoverFoldersIn(path);
+  const stepOf = (name: string) => Number(name.slice('step-'.length));
   return readdirSync(path)
     .filter((name) => /^step-\d+$/.test(name))
-    .sort();
+    .sort((a, b) => stepOf(a) - stepOf(b));
 }
 
 /**
@@ -144,7 +158,7 @@ export function restoreCheckpoint(
       manifest = JSON.parse(readFileSync(join(path, 'state.json'), 'utf8')) as Manifest;
       arena = readFileSync(join(path, 'arena.bin'));
       const expected = 4 * (arenaArrays.length * manifest.scalars + manifest.rows);
-      if (manifest.format !== 1) throw new Error(`format ${manifest.format}`);
+      if (manifest.format !== format) throw new Error(`format ${manifest.format}`);
       if (arena.byteLength !== expected)
         throw new Error(`arena.bin has ${arena.byteLength} bytes instead of ${expected}`);
       if (manifest.arena !== sha256(arena)) throw new Error('arena.bin is not what was written');
@@ -161,7 +175,10 @@ export function restoreCheckpoint(
       adapters[array].set(new Float32Array(bytes, 4 * i * manifest.scalars, manifest.scalars));
     });
     adapters.steps.set(new Int32Array(bytes, 4 * arenaArrays.length * manifest.scalars, manifest.rows));
-    return manifest.state;
+    const { evaluation } = manifest.state;
+    // Infinity is not a JSON number: no evaluation so far reads back as null.
+    const best = { ...evaluation.best, loss: evaluation.best.loss ?? Number.POSITIVE_INFINITY };
+    return { ...manifest.state, evaluation: { ...evaluation, best } };
   }
   if (names.length > 0)
     throw new AloraError('storage', 'CHECKPOINT_UNREADABLE', 'No checkpoint of the run can be read', {

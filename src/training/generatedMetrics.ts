@@ -31,8 +31,9 @@ export function generationFile(
 }
 
 /**
- * Answers every prompt (or writes down every recording) of a split greedily and scores the answers by the task's metrics on generated text. A prompt is
- * given as it was in training; an answer may be twice as long as the longest one to be learnt.
+ * Answers every prompt (or writes down every recording) of a split greedily and scores the answers by the task's
+ * metrics on generated text. A prompt is given as it was in training; an answer may be twice as long as the longest one
+ * to be learnt.
  */
 export async function generatedMetrics(
   examples: readonly Example[],

@@ -22,7 +22,7 @@ export interface HostOptions {
   /** The next batch of the rows that are held back from weight training, in parts. */
   readonly nextHeldBack: () => Batch[];
   readonly onAllocation: (report: AllocationReport) => void;
-  /** Called between evaluations of gate settings; may throw to stop scoring. */
+  /** Called between the evaluations of many gate settings; may throw to stop scoring. */
   readonly breathe?: () => void;
 }
 
@@ -107,7 +107,6 @@ export class ReferenceHost implements HostTrainer {
     const off: GateReader = (_, gate) => new Float32Array(gate.length);
     const totals = this.adapters.modules.map((module) => new Float64Array(this.adapters.rank(module)));
     for (const batch of batches) {
-      this.options.breathe?.();
       const gradients = await runtime.gateGradients(batch, 1 / labels, on === 'none' ? off : live);
       totals.forEach((total, m) => {
         for (let i = 0; i < total.length; i++) total[i]! += gradients[m]![i]!;

@@ -203,7 +203,7 @@ export interface RunResult {
   readonly hashes: Readonly<Record<string, string>>;
 }
 
-/** Observer of a run; every hook is optional. */
+/** Observer of a run; every hook is optional. Nobody waits for one that is async. */
 export interface Reporter {
   onRunStart?(info: RunInfo): void;
   onStep?(event: StepEvent): void;
@@ -217,18 +217,23 @@ export interface Reporter {
   onRunEnd?(result: RunResult): void;
 }
 
-/** One reporter that passes every event to all; a hook that throws is reported once and then left out. */
+/** One reporter that passes every event to all; one whose hook throws or rejects is told of once and then left out. */
 export function combineReporters(reporters: readonly Reporter[]): Required<Reporter> {
   const broken = new Set<Reporter>();
-  const emit = (call: (reporter: Reporter) => void): void => {
+  const leaveOut = (reporter: Reporter, cause: unknown): void => {
+    if (broken.has(reporter)) return;
+    broken.add(reporter);
+    const reason = cause instanceof Error ? cause.message : String(cause);
+    emit((other) => other.onWarning?.(`a reporter failed and is left out: ${reason}`));
+  };
+  const emit = (call: (reporter: Reporter) => unknown): void => {
     for (const reporter of reporters) {
       if (broken.has(reporter)) continue;
       try {
-        call(reporter);
+        const told = call(reporter);
+        if (told instanceof Promise) told.catch((cause: unknown) => leaveOut(reporter, cause));
       } catch (cause) {
-        broken.add(reporter);
-        const reason = cause instanceof Error ? cause.message : String(cause);
-        emit((other) => other.onWarning?.(`a reporter failed and is left out: ${reason}`));
+        leaveOut(reporter, cause);
       }
     }
   };

@@ -1,21 +1,19 @@
 import { cpus, totalmem } from 'node:os';
 import type { TrainingState } from './checkpoint.ts';
 import type { PreparedRun } from './prepareRun.ts';
-import type { RunResult, SampleEvent } from './reporter.ts';
+import type { RunResult } from './reporter.ts';
 import { versions } from './versions.ts';
 
 /** What the state of a run does not tell. */
-type Outcome = Pick<
-  RunResult,
-  'command' | 'budget' | 'ranks' | 'stoppedEarly' | 'test' | 'seconds' | 'peakMemory'
->;
+type Outcome = Pick<RunResult, 'command' | 'budget' | 'ranks' | 'test' | 'samples' | 'peakMemory'>;
 
 /** `result.json` of a run that has ended in this state. */
 export function resultOf(
   { strategy, config, totalSteps, hashes }: PreparedRun,
   state: TrainingState,
-  { command, budget, ranks, stoppedEarly, test, seconds, peakMemory }: Outcome,
+  { command, budget, ranks, test, samples, peakMemory }: Outcome,
 ): RunResult {
+  const { best, firstDev, bestDev, lastDev } = state.evaluation;
   return {
     strategy: strategy.name,
     seed: config.train.seed,
@@ -25,15 +23,13 @@ export function resultOf(
     ranks,
     steps: state.step,
     totalSteps,
-    stoppedEarly,
-    bestStep: state.best.step,
+    stoppedEarly: state.step < totalSteps,
+    bestStep: best.step,
     allocations: state.allocations,
-    ...(state.firstDev && state.lastDev
-      ? { dev: { before: state.firstDev, best: state.bestDev ?? state.lastDev, last: state.lastDev } }
-      : {}),
+    ...(firstDev && bestDev && lastDev ? { dev: { before: firstDev, best: bestDev, last: lastDev } } : {}),
     ...(test ? { test } : {}),
-    samples: state.samples as SampleEvent[],
-    seconds,
+    samples,
+    seconds: state.seconds,
     secondsAllocating: state.secondsAllocating,
     peakMemory,
     versions: versions(),

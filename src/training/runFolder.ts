@@ -91,7 +91,8 @@ export class RunFolder {
 
   /**
    * Cuts metrics.jsonl back to what was known after step `step`: later events and a torn last line go. An
-   * evaluation at `step` stays: checkpoints are written after it.
+   * evaluation at `step` stays: checkpoints are written after it. That of test after the last step goes: it is made
+   * again.
    */
   rewindMetrics(step: number): void {
     const path = this.file('metrics.jsonl');
@@ -102,7 +103,8 @@ export class RunFolder {
       const end = text.indexOf('\n', at);
       if (end < 0) break;
       try {
-        if ((JSON.parse(text.slice(at, end)) as MetricsEvent).step > step) break;
+        const event = JSON.parse(text.slice(at, end)) as MetricsEvent;
+        if (event.step > step || (event.event === 'eval' && event.split === 'test' && event.step > 0)) break;
       } catch {
         break;
       }

@@ -1,4 +1,3 @@
-import { existsSync } from 'node:fs';
 import type { AllocationReport, Json } from '../adapters/strategy.ts';
 import { writeFileAtomic } from '../atomicFiles.ts';
 import { stringifyRunConfig } from '../config/write.ts';
@@ -6,18 +5,15 @@ import { AloraError } from '../errors.ts';
 import { requireFinite, sum } from '../runtime/adaptedRuntime.ts';
 import type { Batch } from '../tasks/collate.ts';
 import { adamWStep, clipGradients, gradientNorm } from './adamw.ts';
-import { savedAdapters, saveRunAdapter } from './adapterFiles.ts';
 import { initialState, restoreCheckpoint, writeCheckpoint } from './checkpoint.ts';
-import { evaluateSplit, evaluationBatches } from './evaluation.ts';
-import { generatedMetrics, generationFile } from './generatedMetrics.ts';
 import { ReferenceHost } from './host.ts';
 import { BudgetLedger } from './ledger.ts';
 import { headParameters, type PreparedRun } from './prepareRun.ts';
-import type { Reporter, RunResult, SplitResult } from './reporter.ts';
+import type { Reporter, RunResult } from './reporter.ts';
 import { resultOf } from './result.ts';
+import { RunEvaluation } from './runEvaluation.ts';
 import type { RunFolder } from './runFolder.ts';
 import { RunLog } from './runLog.ts';
-import { sampleText } from './sample.ts';
 import { rateFactor } from './schedule.ts';
 import { StepBatches } from './stepBatches.ts';
 
@@ -43,8 +39,7 @@ export class TrainingLoop {
   private readonly host: ReferenceHost;
   private readonly ledger: BudgetLedger;
   private readonly batches: StepBatches;
-  private readonly devBatches: Batch[];
-  private readonly testBatches: Batch[];
+  private readonly evaluation: RunEvaluation;
   private readonly started = performance.now();
   private state = initialState;
 
@@ -57,13 +52,7 @@ export class TrainingLoop {
     this.log = new RunLog(folder, options.reporters ?? []);
     this.ledger = new BudgetLedger(adapters, setup.budget);
     this.batches = new StepBatches(config, data, setup.scheduler, runtime.tokensOfRun);
-    const evaluation = {
-      batchSize: config.train.batchSize,
-      padId: data.padId,
-      tokensOfRun: runtime.tokensOfRun,
-    };
-    this.devBatches = evaluationBatches(data.dev, evaluation);
-    this.testBatches = evaluationBatches(data.test, evaluation);
+    this.evaluation = new RunEvaluation(setup, folder, this.log, initialState.evaluation);
     this.host = new ReferenceHost({
       runtime,
       adapters,
@@ -75,7 +64,7 @@ export class TrainingLoop {
       batchSize: config.train.batchSize,
       nextHeldBack: () => this.nextHeldBack(),
       onAllocation: (report) => this.logAllocation(report),
-      breathe: () => this.stopMidway('ranks were scored'),
+      breathe: () => this.stopScoring(),
     });
   }
 
@@ -101,15 +90,17 @@ export class TrainingLoop {
     const { setup: run, options } = this;
     this.log.reporter.onRunStart({ ...run.info, startStep: this.state.step });
     for (const warning of run.data.warnings) this.log.reporter.onWarning(warning);
-    if (!resumed) await this.begin();
-    let stopped = this.shouldStop();
-    while (this.state.step < run.totalSteps && !stopped) {
+    if (!resumed) await this.evaluation.begin();
+    while (!this.isOver) {
       if (options.signal?.aborted) this.interrupt();
       await this.step();
-      stopped = this.shouldStop();
     }
     if (options.signal?.aborted) this.interrupt();
-    return this.finish(stopped && this.state.step < run.totalSteps);
+    return this.finish();
+  }
+
+  private get isOver(): boolean {
+    return this.state.step === this.setup.totalSteps || this.state.ended || this.evaluation.hasStalled;
   }
 
   private restore(): boolean {
@@ -118,21 +109,12 @@ export class TrainingLoop {
       this.log.reporter.onWarning(message),
     );
     if (!state) return false;
-    // Infinity is not a JSON number: no evaluation so far reads back as null.
-    this.state = { ...state, best: { ...state.best, loss: state.best.loss ?? Number.POSITIVE_INFINITY } };
+    this.state = state;
+    this.evaluation.state = state.evaluation;
     this.host.step = state.step;
     this.ledger.restore(state.ledger);
     scheduler?.restore(state.scheduler);
     return true;
-  }
-
-  /** Step 0: the scores of the base model. */
-  private async begin(): Promise<void> {
-    await this.sample('before');
-    const firstDev = await this.evaluate('dev', this.devBatches);
-    const firstTest = await this.evaluate('test', this.testBatches);
-    this.state = { ...this.state, firstDev, lastDev: firstDev, firstTest };
-    if (firstDev) await this.considerBest(firstDev);
   }
 
   private async step(): Promise<void> {
@@ -169,13 +151,13 @@ export class TrainingLoop {
     this.state = { ...this.state, step };
     const hook = performance.now();
     await scheduler?.afterStep(this.host);
-    if (step === totalSteps) await scheduler?.finish?.(this.host);
+    if (step === totalSteps) await this.endSchedule();
     this.state = {
       ...this.state,
       secondsAllocating: this.state.secondsAllocating + (performance.now() - hook) / 1000,
     };
     const due = (every: number) => every > 0 && step % every === 0;
-    if (due(config.train.evalEvery) || step === totalSteps) await this.evaluateDev();
+    if (due(config.train.evalEvery) || step === totalSteps) await this.evaluation.scoreDev(step);
     if (due(config.train.checkpointEvery) && step < totalSteps) this.checkpoint();
     // Gives timers and signals their turn: session.run blocks the event loop while it computes.
     await new Promise((resolve) => setImmediate(resolve));
@@ -215,49 +197,22 @@ export class TrainingLoop {
     return Object.fromEntries(adapters.modules.map((module) => [module.name, adapters.liveRank(module)]));
   }
 
-  private async evaluate(
-    split: 'dev' | 'test',
-    batches: readonly Batch[],
-    runtime = this.setup.runtime,
-  ): Promise<SplitResult | null> {
-    if (batches.length === 0) return null;
-    const result = await evaluateSplit(runtime, batches, this.setup.data.task);
-    requireFinite(result.loss, this.state.step);
-    this.log.evaluation(this.state.step, split, result);
-    return result;
-  }
-
-  private async evaluateDev(): Promise<void> {
-    const dev = await this.evaluate('dev', this.devBatches);
-    if (!dev) return;
-    this.state = { ...this.state, lastDev: dev };
-    await this.considerBest(dev);
-  }
-
-  /** Keeps the adapter with the lowest dev loss; strategies that have yet to meet the budget are not eligible. */
-  private async considerBest(dev: SplitResult): Promise<void> {
-    const { best, step } = this.state;
-    if (this.setup.scheduler?.settled?.() === false) return;
-    if (dev.loss < best.loss) {
-      this.state = { ...this.state, best: { step, loss: dev.loss, evaluations: 0 }, bestDev: dev };
-      this.saveAdapter('best');
-    } else this.state = { ...this.state, best: { ...best, evaluations: best.evaluations + 1 } };
-  }
-
-  private shouldStop(): boolean {
-    const { patience } = this.setup.config.train;
-    return patience > 0 && this.state.best.evaluations >= patience;
-  }
-
-  private saveAdapter(kind: 'best' | 'adapter'): void {
-    saveRunAdapter(this.folder.file(kind), this.setup);
-    this.log.reporter.onCheckpoint({ step: this.state.step, kind, path: kind });
+  /** Lets the strategy finish, once; tells whether that changed the adapter. */
+  private async endSchedule(): Promise<boolean> {
+    if (this.state.ended) return false;
+    const { adapters, scheduler } = this.setup;
+    const before = adapters.values.slice();
+    await scheduler?.finish?.(this.host);
+    this.state = { ...this.state, ended: true };
+    const { values } = adapters;
+    return values.length !== before.length || values.some((value, i) => value !== before[i]);
   }
 
   private checkpoint(): void {
     const { adapters, scheduler } = this.setup;
     this.state = {
       ...this.state,
+      evaluation: this.evaluation.state,
       ledger: this.ledger.save(),
       scheduler: scheduler?.save() ?? (null as Json),
       seconds: this.state.seconds + this.elapsed(),
@@ -288,77 +243,49 @@ export class TrainingLoop {
     );
   }
 
-  /** In the middle of what a checkpoint does not hold, the last one stands, and resuming does that again. */
-  private stopMidway(what: string): void {
-    if (!this.options.signal?.aborted) return;
+  /** No checkpoint holds a half of a round: the last one stands, and resuming scores again. */
+  private stopScoring(): void {
+    const { checkpointEvery } = this.setup.config.train;
+    // Without any, all would be lost: the round comes to its end.
+    if (!this.options.signal?.aborted || checkpointEvery === 0) return;
     throw new AloraError(
       'interrupted',
       'INTERRUPTED',
-      `Interrupted while ${what} after step ${this.state.step}`,
+      `Interrupted while ranks were scored after step ${this.state.step}`,
       {
         where: this.folder.path,
-        fix: 'Continue with --resume: the run goes on from its last checkpoint.',
+        fix: 'Continue with --resume: the run goes on from its last checkpoint, if there is one.',
       },
     );
   }
 
-  private async sample(when: 'before' | 'after'): Promise<void> {
-    const event = await sampleText(this.setup, when);
-    if (!event) return;
-    this.state = { ...this.state, samples: [...this.state.samples, event] };
-    this.log.reporter.onSample(event);
-  }
-
-  private async finish(stoppedEarly: boolean): Promise<RunResult> {
-    const { setup, folder, options } = this;
-    await this.sample('after');
-    this.saveAdapter('adapter');
-    if (!this.state.bestDev || !existsSync(folder.file('best'))) this.saveAdapter('best');
-    const scored = await this.testWithBest();
-    const seconds = this.state.seconds + this.elapsed();
-    const peakMemory = process.resourceUsage().maxRSS * 1024;
-    const written = scored ? await this.answerTest() : {};
-    const test = scored && {
-      ...(this.state.firstTest ? { before: this.state.firstTest } : {}),
-      best: { ...scored, metrics: { ...scored.metrics, ...written } },
+  private async finish(): Promise<RunResult> {
+    const { setup, folder, options, evaluation } = this;
+    const { step } = this.state;
+    // A run that stops early has been evaluated, and is again where the strategy has something left to do.
+    if (await this.endSchedule()) await evaluation.scoreDev(step);
+    const { samples, test } = await evaluation.end(step);
+    this.state = {
+      ...this.state,
+      evaluation: evaluation.state,
+      seconds: this.state.seconds + this.elapsed(),
     };
+    const peakMemory = process.resourceUsage().maxRSS * 1024;
+    const answered = await evaluation.answerTest(() => {
+      if (options.signal?.aborted) this.interrupt();
+    });
     const result = resultOf(setup, this.state, {
       command: options.command ?? '',
       budget: this.ledger.report(headParameters(setup)),
       ranks: this.ranks(),
-      stoppedEarly,
-      ...(test ? { test } : {}),
-      seconds,
+      ...(test
+        ? { test: { ...test, best: { ...test.best, metrics: { ...test.best.metrics, ...answered } } } }
+        : {}),
+      samples,
       peakMemory,
     });
     writeFileAtomic(folder.file('result.json'), `${JSON.stringify(result, null, 2)}\n`);
     this.log.reporter.onRunEnd(result);
     return result;
-  }
-
-  /** The test split is scored with the best adapter, which may have other ranks than the last one. */
-  private async testWithBest(): Promise<SplitResult | null> {
-    if (this.testBatches.length === 0) return null;
-    const adapters = savedAdapters(this.setup, this.folder.file('best'));
-    return this.evaluate('test', this.testBatches, this.setup.runtime.over(adapters));
-  }
-
-  /** The task's metrics of generated answers on test, with the best adapter. What goes wrong costs these alone. */
-  private async answerTest(): Promise<SplitResult['metrics']> {
-    const { config, data, directory, workspace } = this.setup;
-    if (!config.train.generated || !data.task.textMetrics) return {};
-    try {
-      return await generatedMetrics(data.test, data, generationFile(config, directory), workspace, {
-        ...config.runtime,
-        adapter: this.folder.file('best'),
-        batchSize: config.train.batchSize,
-        breathe: () => this.stopMidway('answers were generated'),
-        onAnswers: (event) => this.log.reporter.onAnswers(event),
-      });
-    } catch (error) {
-      if (!(error instanceof AloraError) || error.kind === 'interrupted') throw error;
-      this.log.reporter.onWarning(`no metrics of generated answers: ${error.message}`);
-      return {};
-    }
   }
 }

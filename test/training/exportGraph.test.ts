@@ -1,4 +1,4 @@
-import { existsSync, mkdirSync, mkdtempSync, readdirSync, rmSync } from 'node:fs';
+import { existsSync, mkdirSync, mkdtempSync, readdirSync, rmSync, statSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { exportGraph, exportInferenceGraph } from 'onnx-alora';
@@ -32,10 +32,13 @@ describe('the exported training graph', () => {
   it('is not there at all when something is wrong, so that the next attempt finds the folder free', async () => {
     const [missing, empty] = [join(scratch, 'missing'), join(scratch, 'empty')];
     mkdirSync(empty);
+    // It may be a working directory.
+    const { ino } = statSync(empty);
     const broken = { ...run('llama'), budget: { parameters: 1 } };
     for (const out of [missing, empty]) await expect(exportGraph(broken, { out })).rejects.toBeDefined();
     expect(existsSync(missing)).toBe(false);
     expect(readdirSync(empty)).toEqual([]);
+    expect(statSync(empty).ino).toBe(ino);
     const other = 'fixtures/peft/adapters/gpt2-lora';
     const serving = {
       model: { path: 'fixtures/models/llama', targets: 'all-linear' as const },

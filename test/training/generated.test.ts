@@ -1,4 +1,4 @@
-import { mkdtempSync, readFileSync, rmSync, writeFileSync } from 'node:fs';
+import { cpSync, mkdtempSync, readFileSync, rmSync, writeFileSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { afterAll, expect, it } from 'vitest';
@@ -68,8 +68,8 @@ it('leaves them to eval with train.generated: false', async () => {
   expect(Object.keys(test!.best.metrics)).toEqual(['perplexity', 'tokenAccuracy']);
 });
 
-it('can be interrupted among them; resuming ends as an uninterrupted run does', async () => {
-  const config = run('interrupted');
+it('can be interrupted among them; resuming goes on there and ends as an uninterrupted run does', async () => {
+  const config = run('interrupted', { checkpointEvery: 0, sample: 'the cat is' });
   const abort = new AbortController();
   const reporter = {
     // The last event before the answers.
@@ -80,7 +80,28 @@ it('can be interrupted among them; resuming ends as an uninterrupted run does', 
   await expect(
     trainRun(config, { strategies, reporters: [reporter], signal: abort.signal }),
   ).rejects.toMatchObject({ code: 'INTERRUPTED' });
-  const resumed = await trainRun(config, { strategies, resume: true });
+  const starts: number[] = [];
+  const onRunStart = ({ startStep }: { startStep: number }) => starts.push(startStep);
+  const resumed = await trainRun(config, { strategies, resume: true, reporters: [{ onRunStart }] });
+  expect(starts).toEqual([40]);
   const whole = JSON.parse(readFileSync(join(scratch, 'whole/result.json'), 'utf8'));
   expect(resumed.test).toEqual(whole.test);
+  expect(resumed.samples!.map(({ when }) => when)).toEqual(['before', 'after']);
+  const lines = readFileSync(join(config.output, 'metrics.jsonl'), 'utf8').trim().split('\n');
+  const tests = lines.map((line) => JSON.parse(line)).filter(({ split }) => split === 'test');
+  expect(tests.map(({ step }) => step)).toEqual([0, 40]);
+});
+
+it('does without them where no text can be generated, and says so', async () => {
+  const model = join(scratch, 'model');
+  cpSync('fixtures/models/llama', model, { recursive: true });
+  // The file that generation prefers.
+  writeFileSync(join(model, 'onnx/decoder_model_merged.onnx'), 'no model');
+  const warnings: string[] = [];
+  const { test } = await trainRun(
+    { ...run('no-text', { steps: 2 }), model: { ...run('no-text').model, path: model, file: undefined } },
+    { strategies, reporters: [{ onWarning: (message) => warnings.push(message) }] },
+  );
+  expect(warnings.join()).toMatch(/no metrics of generated answers: /);
+  expect(Object.keys(test!.best.metrics)).toEqual(['perplexity', 'tokenAccuracy']);
 });

@@ -23,4 +23,21 @@ describe('combineReporters', () => {
       'best again',
     ]);
   });
+
+  it('leaves out one whose hook rejects, which is no crash', async () => {
+    const seen: string[] = [];
+    const all = combineReporters([
+      {
+        onCheckpoint: async ({ path }) => {
+          seen.push(path);
+          throw new Error('nobody answers');
+        },
+      },
+      { onWarning: (message) => seen.push(message) },
+    ]);
+    for (const step of [1, 2]) all.onCheckpoint({ step, kind: 'best', path: `best ${step}` });
+    await new Promise((done) => setImmediate(done));
+    all.onCheckpoint({ step: 3, kind: 'best', path: 'best 3' });
+    expect(seen).toEqual(['best 1', 'best 2', 'a reporter failed and is left out: nobody answers']);
+  });
 });

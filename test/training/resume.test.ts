@@ -13,10 +13,13 @@ import {
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { afterAll, beforeAll, describe, expect, it } from 'vitest';
+import type { AdapterSet } from '../../src/adapters/adapterSet.ts';
 import type { AdapterStrategy } from '../../src/adapters/strategy.ts';
 import type { AloraError } from '../../src/errors.ts';
 import * as strategies from '../../src/strategies.ts';
+import { initialState, restoreCheckpoint, writeCheckpoint } from '../../src/training/checkpoint.ts';
 import type { MetricsEvent, Reporter } from '../../src/training/reporter.ts';
+import { RunFolder } from '../../src/training/runFolder.ts';
 import { trainRun } from '../../src/training/train.ts';
 import { tinyRun } from './runs.ts';
 
@@ -122,6 +125,45 @@ describe('resuming', () => {
     });
     expect(starts).toEqual([2]);
     expectSame(folder);
+  });
+
+  it('finds the best adapter where the process died while replacing it', async () => {
+    const train = {
+      accumulate: 2,
+      learningRate: 0.2,
+      clip: 0,
+      warmup: 0,
+      evalEvery: 1,
+      schedule: 'constant',
+    };
+    const run = (folder: string) => tinyRun(folder, { train });
+    const [straight, folder] = [join(scratch, 'straight'), join(scratch, 'replaced')];
+    await trainRun(run(straight), { strategies });
+    // Else the best one would be saved again after resuming.
+    expect(weights(straight, 'best')).not.toEqual(weights(straight));
+    const abort = new AbortController();
+    const stop: Reporter = { onStep: ({ step }) => step === 11 && abort.abort() };
+    await trainRun(run(folder), { strategies, reporters: [stop], signal: abort.signal }).catch(() => {});
+    renameSync(join(folder, 'best'), join(folder, 'best.old.tmp'));
+    await trainRun(run(folder), { strategies, resume: true });
+    expect(weights(folder, 'best')).toEqual(weights(straight, 'best'));
+    expect(metrics(folder)).toEqual(metrics(straight));
+  });
+
+  it('keeps and takes the newest checkpoints, also beyond a million steps', () => {
+    const folder = new RunFolder(join(scratch, 'long'));
+    const arrays = ['values', 'gradients', 'firstMoments', 'secondMoments'];
+    const adapters = {
+      ...Object.fromEntries(arrays.map((name) => [name, new Float32Array(1)])),
+      steps: new Int32Array(1),
+      saveLayout: () => null,
+      restoreLayout() {},
+    } as unknown as AdapterSet;
+    for (const step of [999_800, 1_000_000, 1_000_200])
+      writeCheckpoint(folder, { ...initialState, step }, adapters, {});
+    expect(readdirSync(folder.file('checkpoints')).sort()).toEqual(['step-1000000', 'step-1000200']);
+    const run = { config: tinyRun(folder.path), hashes: {} };
+    expect(restoreCheckpoint(folder, adapters, run, () => {})).toEqual({ ...initialState, step: 1_000_200 });
   });
 
   it('leaves nothing of an attempt without a checkpoint, which may have had another configuration', async () => {

@@ -104,7 +104,7 @@ describe('a run that is killed', () => {
     ['adalora', { strategy: 'adalora' }, 7],
     ['sora', { strategy: 'sora' }, 9],
     ['alora', { strategy: 'alora', rounds: 3, examples: 6 }, 8],
-    ['alora-dnas', { strategy: 'alora', rounds: 2, scorer: 'dnas', examples: 6 }, 9],
+    ['alora-dnas', { strategy: 'alora', rounds: 2, scorer: 'dnas', examples: 6 }, 4],
     ['alora-sensitivity', { strategy: 'alora', rounds: 2, scorer: 'sensitivity', examples: 6 }, 11],
   ])('%s goes on bit for bit', async (name, adapter, at) => {
     const config = configFor(`${name}-stopped`, withDefaults(adapter));
@@ -113,8 +113,33 @@ describe('a run that is killed', () => {
     await expect(
       trainRun(config, { strategies, reporters: [stop], signal: abort.signal }),
     ).rejects.toMatchObject({ code: 'INTERRUPTED' });
+    // Only the many settings of a round are too long to wait for.
+    const checkpoint = join(config.output, `checkpoints/step-${String(at).padStart(6, '0')}`);
+    expect(existsSync(checkpoint)).toBe(name !== 'alora');
     await trainRun(config, { strategies, resume: true });
     expect(outcome(config.output)).toEqual(outcome(join(scratch, name)));
+  });
+
+  it('in the middle of scoring ends the round where there are no other checkpoints', async () => {
+    const config = configFor('no-checkpoints', withDefaults({ strategy: 'alora', rounds: 3, examples: 6 }), {
+      checkpointEvery: 0,
+    });
+    const abort = new AbortController();
+    let scored = 0;
+    const stop: Reporter = {
+      onStep: ({ step }) => step === 6 && abort.abort(),
+      onAllocation: ({ step }) => {
+        scored = step;
+      },
+    };
+    await expect(
+      trainRun(config, { strategies, reporters: [stop], signal: abort.signal }),
+    ).rejects.toMatchObject({ code: 'INTERRUPTED' });
+    // Else the run was not interrupted in a round.
+    expect(scored).toBe(6);
+    expect(existsSync(join(config.output, 'checkpoints/step-000006'))).toBe(true);
+    await trainRun(config, { strategies, resume: true });
+    expect(outcome(config.output)).toEqual(outcome(join(scratch, 'alora')));
   });
 
   it('in the middle of scoring repeats the round', async () => {

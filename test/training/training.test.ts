@@ -3,6 +3,7 @@ import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { afterAll, describe, expect, it } from 'vitest';
 import { readPeft } from '../../src/adapters/peft.ts';
+import type { AdapterStrategy } from '../../src/adapters/strategy.ts';
 import * as strategies from '../../src/strategies.ts';
 import { evaluateRun } from '../../src/training/evaluate.ts';
 import type { EvalEvent, StepEvent } from '../../src/training/reporter.ts';
@@ -84,6 +85,31 @@ describe('a run', () => {
     expect(result.dev!.best.loss).toBeLessThanOrEqual(result.dev!.last.loss);
   });
 
+  it('lets a strategy finish where it stops early too, before the adapter is saved and last evaluated', async () => {
+    let finished = 0;
+    const lora: AdapterStrategy<unknown> = {
+      ...strategies.lora,
+      scheduler: () => ({
+        afterStep() {},
+        // Without B an adapter does nothing.
+        finish({ adapters }) {
+          finished++;
+          for (const module of adapters.modules) adapters.parameter(module, 'lora_B').fill(0);
+        },
+        save: () => null,
+        restore() {},
+      }),
+    };
+    const train = { steps: 60, learningRate: 0.5, clip: 0, evalEvery: 1, patience: 3, warmup: 0 };
+    const config = tinyRun(join(scratch, 'finish'), { train: { ...train, schedule: 'constant' } });
+    const result = await trainRun(config, { strategies: { ...strategies, lora } });
+    expect(result.stoppedEarly).toBe(true);
+    expect(finished).toBe(1);
+    expect(result.dev!.last).toEqual(result.dev!.before);
+    for (const module of readPeft(join(config.output, 'adapter')).modules.values())
+      expect(module.B.every((value) => value === 0)).toBe(true);
+  });
+
   it('stops with code 6 on a loss that is not finite and keeps the last good state', async () => {
     const output = join(scratch, 'diverged');
     const config = tinyRun(output, {
@@ -128,6 +154,7 @@ describe('a run', () => {
   it('trains without a dev set', async () => {
     const { result, config } = await recorded('nodev', { data: { dev: undefined } });
     expect(result.dev).toBeUndefined();
+    expect(result.bestStep).toBe(result.steps);
     expect(readFileSync(join(config.output, 'best', 'adapter_model.safetensors'))).toEqual(
       readFileSync(join(config.output, 'adapter', 'adapter_model.safetensors')),
     );
