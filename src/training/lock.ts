@@ -81,6 +81,19 @@ function removeAbandoned(path: string, mine: string): void {
   }
 }
 
+const inUse = (path: string, { pid }: Owner): AloraError =>
+  new AloraError('storage', 'OUTPUT_IN_USE', 'another process works in this folder', {
+    where: dirname(path),
+    got: `process ${pid}`,
+    fix: `wait for it to end; if there is no such process, delete ${path}`,
+  });
+
+/** Refuses a lock that is held, and takes none: for a look before long work. Errors: OUTPUT_IN_USE. */
+export function refuseHeld(path: string): void {
+  const owner = ownerOf(path);
+  if (owner && isAlive(owner)) throw inUse(path, owner);
+}
+
 /**
  * Takes a lock file for this process and returns what gives it back. A lock whose process is gone is taken over; one
  * whose process still ends (a worker that has lost its parent finishes its step) is waited for.
@@ -98,12 +111,7 @@ export async function takeLock(path: string, patience = 0): Promise<() => void> 
       removeAbandoned(path, mine);
       continue;
     }
-    if (Date.now() >= deadline)
-      throw new AloraError('storage', 'OUTPUT_IN_USE', 'another process works in this folder', {
-        where: dirname(path),
-        got: `process ${owner.pid}`,
-        fix: `wait for it to end; if there is no such process, delete ${path}`,
-      });
+    if (Date.now() >= deadline) throw inUse(path, owner);
     await new Promise((done) => setTimeout(done, 100));
   }
 }

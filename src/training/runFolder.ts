@@ -2,7 +2,7 @@ import { appendFileSync, existsSync, readdirSync, readFileSync, rmSync, truncate
 import { join } from 'node:path';
 import { cannotWrite, makeFolder } from '../atomicFiles.ts';
 import { AloraError } from '../errors.ts';
-import { takeLock } from './lock.ts';
+import { refuseHeld, takeLock } from './lock.ts';
 import type { MetricsEvent } from './reporter.ts';
 
 /** What a run writes beside run.yaml, which every run writes anew; `--force` removes these and nothing else. */
@@ -56,6 +56,11 @@ export class RunFolder {
         where: this.path,
         fix: 'Continue that run with --resume, replace it with --force, or set another output.',
       });
+  }
+
+  /** Refuses a folder in which another process works, as `claim` would later. Errors: OUTPUT_IN_USE. */
+  refuseInUse(): void {
+    refuseHeld(this.file('.lock'));
   }
 
   /**

@@ -19,6 +19,8 @@ export interface TrainOptions extends LoopOptions {
  * as docs/run-folder.md describes; an error before step 1 leaves none behind.
  */
 export async function trainRun(config: RunConfig, options: TrainOptions): Promise<RunResult> {
+  // Loading the model takes long: what is known to be in use is refused before.
+  new RunFolder(config.output).refuseInUse();
   return trainWith(config, options, (folder) => folder.claim());
 }
 

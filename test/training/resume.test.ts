@@ -18,6 +18,7 @@ import type { AdapterStrategy } from '../../src/adapters/strategy.ts';
 import type { AloraError } from '../../src/errors.ts';
 import * as strategies from '../../src/strategies.ts';
 import { initialState, restoreCheckpoint, writeCheckpoint } from '../../src/training/checkpoint.ts';
+import { takeLock } from '../../src/training/lock.ts';
 import type { MetricsEvent, Reporter } from '../../src/training/reporter.ts';
 import { RunFolder } from '../../src/training/runFolder.ts';
 import { trainRun } from '../../src/training/train.ts';
@@ -193,6 +194,15 @@ describe('resuming', () => {
     await trainRun(tinyRun(folder, changes), { strategies: { ...strategies, lora } });
     expect(seen).toMatchObject({ code: 'OUTPUT_IN_USE', exitCode: 7 });
     expectSame(folder);
+  });
+
+  it('refuses such a folder before it opens the model', async () => {
+    const folder = join(scratch, 'held');
+    const run = tinyRun(folder, { ...changes, model: { path: join(scratch, 'no-model') } });
+    const release = await takeLock(join(folder, '.lock'));
+    await expect(trainRun(run, { strategies })).rejects.toMatchObject({ code: 'OUTPUT_IN_USE' });
+    release();
+    await expect(trainRun(run, { strategies })).rejects.toMatchObject({ code: 'MODEL_NOT_FOUND' });
   });
 
   it('refuses to start over silently when no checkpoint can be read', async () => {
