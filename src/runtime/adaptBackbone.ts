@@ -2,8 +2,8 @@ import type { LinearModule } from '../adapters/module.ts';
 import { partsOfFused, separateParts } from '../adapters/splitFused.ts';
 import { cloneModel } from '../onnx/clone.ts';
 import type { Model } from '../onnx/graph.ts';
+import { type AdaptedModel, type AdaptOptions, adapt } from './adaptedModel.ts';
 import { type Backbone, linearModules } from './backbone.ts';
-import { type AdaptedModel, type AdaptOptions, adapt } from './trainingGraph.ts';
 
 /**
  * Adds adapters, heads and the loss to copies of a backbone's graphs: the one that gradients are made from and, where

@@ -2,18 +2,16 @@ import type { AdapterSet } from '../adapters/adapterSet.ts';
 import { AloraError } from '../errors.ts';
 import type { Model } from '../onnx/graph.ts';
 import { suitDevice } from '../passes/suitDevice.ts';
+import { type AdaptedModel, inputNames, outputNames } from './adaptedModel.ts';
 import { type Compute, openInt8, requireInt8, type ToInt8 } from './compute.ts';
 import { type Dropout, Feeder, type GateReader, type TokenBatch } from './feeds.ts';
 import { worthPacking } from './prepacking.ts';
 import { type Feeds, openSession, type RuntimeOptions, runSession } from './session.ts';
 import {
-  type AdaptedModel,
   evaluationGraph,
   gateGradientGraph,
   gradientOutput,
-  inputNames,
   logitsGraph,
-  outputNames,
   partPasses,
   stepGraph,
 } from './trainingGraph.ts';

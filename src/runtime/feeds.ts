@@ -5,9 +5,9 @@ import { dropoutInput, parameterInput, parameterShape } from '../adapters/rewrit
 import { AloraError } from '../errors.ts';
 import type { Dim, Graph, Value } from '../onnx/graph.ts';
 import { randomStream } from '../random.ts';
+import { inputNames } from './adaptedModel.ts';
 import { asSeq2Seq, type Seq2SeqTokens } from './seq2seq.ts';
 import type { Feeds } from './session.ts';
-import { inputNames } from './trainingGraph.ts';
 
 /** A padded batch as the graphs take it; B rows of T tokens, flattened. */
 export interface TokenBatch {

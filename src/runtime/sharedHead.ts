@@ -4,11 +4,11 @@ import { findHead } from '../autodiff/chunkedLoss.ts';
 import { cloneModel } from '../onnx/clone.ts';
 import type { Model, Value } from '../onnx/graph.ts';
 import { startAt } from '../passes/segments.ts';
+import { inputNames, outputNames } from './adaptedModel.ts';
 import { type AdaptedRuntime, sum } from './adaptedRuntime.ts';
 import { Feeder, type TokenBatch } from './feeds.ts';
 import { worthPacking } from './prepacking.ts';
 import { openSession, runSession } from './session.ts';
-import { inputNames, outputNames } from './trainingGraph.ts';
 
 /** Rows of a run: a row of GPT-2's head takes a tenth less time than in a run of 128; its logits are 50 MB then. */
 const rowsOfRun = 256;

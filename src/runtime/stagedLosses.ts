@@ -8,13 +8,14 @@ import { keepOutputs } from '../passes/prune.ts';
 import { startAt } from '../passes/segments.ts';
 import { type Stages, stagesBySwitch } from '../passes/stages.ts';
 import { suitDevice } from '../passes/suitDevice.ts';
+import { outputNames } from './adaptedModel.ts';
 import { type AdaptedRuntime, sum } from './adaptedRuntime.ts';
 import { Feeder, type GateReader } from './feeds.ts';
 import { gatesOf, type LabelledBatch, naiveGateLosses } from './gateLosses.ts';
 import { worthPacking } from './prepacking.ts';
 import { openSession, runSession } from './session.ts';
 import { type AddRows, SharedHead } from './sharedHead.ts';
-import { logitsGraph, outputNames } from './trainingGraph.ts';
+import { logitsGraph } from './trainingGraph.ts';
 
 /** A run of stages as a graph file. */
 interface Piece {

@@ -8,12 +8,12 @@ import type { AdapterStrategy, Budget, RankPlan, RunLength } from '../adapters/s
 import { type RunConfig, strategyOptions } from '../config/schema.ts';
 import { AloraError } from '../errors.ts';
 import { adaptBackbone } from '../runtime/adaptBackbone.ts';
+import type { AdaptedModel } from '../runtime/adaptedModel.ts';
 import { AdaptedRuntime } from '../runtime/adaptedRuntime.ts';
 import { type Backbone, linearModules, loadBackbone } from '../runtime/backbone.ts';
 import { localModel } from '../runtime/hub.ts';
 import { findModel, type ModelDirectory } from '../runtime/modelDirectory.ts';
 import type { Device } from '../runtime/session.ts';
-import type { AdaptedModel } from '../runtime/trainingGraph.ts';
 import { openWorkspace, type Workspace } from '../runtime/workspace.ts';
 import { findTask } from '../tasks/index.ts';
 import { adapterFor, loadFactors, modulesOfAdapter } from './adapterFiles.ts';

@@ -4,13 +4,8 @@ import { fillNewFolder, writeFileAtomic } from '../atomicFiles.ts';
 import type { RunConfig } from '../config/schema.ts';
 import type { Model, Value } from '../onnx/graph.ts';
 import { lower } from '../passes/lower.ts';
-import {
-  gateGradientGraph,
-  inputNames,
-  logitsGraph,
-  outputNames,
-  stepGraph,
-} from '../runtime/trainingGraph.ts';
+import { inputNames, outputNames } from '../runtime/adaptedModel.ts';
+import { gateGradientGraph, logitsGraph, stepGraph } from '../runtime/trainingGraph.ts';
 import { openWorkspace } from '../runtime/workspace.ts';
 import { saveRunAdapter } from './adapterFiles.ts';
 import type { StrategyRegistry } from './assemble.ts';

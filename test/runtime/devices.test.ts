@@ -65,7 +65,7 @@ describe('runtime.device: cuda', () => {
     const { code, stderr } = await train('cuda', 'none');
     expect(code).toBe(3);
     expect(stderr).toMatch(/error\[DEVICE_UNAVAILABLE\]: The device cuda is not available/);
-    expect(stderr).toMatch(/where: +runtime\.device/);
+    expect(stderr).toMatch(/where: +none\.yaml:\d+:\d+ \(runtime\.device\)/);
     expect(stderr).toMatch(/npm install onnxruntime-node --onnxruntime-node-install=cuda12/);
     expect(existsSync(join(dir, 'none'))).toBe(false);
   };
