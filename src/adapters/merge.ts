@@ -1,9 +1,10 @@
 import { existsSync, readdirSync, readFileSync, statSync } from 'node:fs';
-import { basename, dirname, join, relative, resolve, sep } from 'node:path';
+import { basename, dirname, join, resolve, sep } from 'node:path';
 import { writeJson } from '../atomicFiles.ts';
 import { AloraError } from '../errors.ts';
 import { decodeModel } from '../onnx/decode.ts';
 import { writeModel } from '../onnx/encode.ts';
+import { liesBelow } from '../onnx/tensor.ts';
 import { readModelJson } from './jsonFile.ts';
 import { branchesOf } from './mergeBranch.ts';
 import { patchesOf, uniquePatches } from './mergePlan.ts';
@@ -216,14 +217,13 @@ function chosenFile(root: string, onnx: readonly string[], file: string): string
 
 function refuseOutput(root: string, out: string): void {
   const path = resolve(out);
-  const within = relative(root, path);
-  const inside = within === '' || !(within.startsWith('..') || resolve(within) === within);
   const refuse = (message: string) =>
     new AloraError('storage', 'OUTPUT_EXISTS', message, {
       where: out,
       fix: 'Choose a new folder for the merged model.',
     });
-  if (inside) throw refuse("The output folder lies inside the model's own folder");
+  if (path === root || liesBelow(root, path))
+    throw refuse("The output folder lies inside the model's own folder");
   if (!existsSync(path)) return;
   if (!statSync(path).isDirectory()) throw refuse('The output is a file');
   if (readdirSync(path).length > 0) throw refuse('The output folder is not empty');

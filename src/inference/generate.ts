@@ -45,12 +45,12 @@ export async function generateFrom(options: GenerateOptions): Promise<GenerateRe
   const directory = findModel(path, { file: options.file, purpose: 'generation' });
   const tokenizer = await loadTokenizer(directory.folder);
   const runtime = { device: options.device ?? 'cpu', threads: options.threads ?? 0 } as const;
+  const prompt = tokenizer.encode(options.prompt).ids;
+  const settings = generationSettings({ directory, tokenizer }, options);
   const workspace = openWorkspace();
   try {
     const { decoder, close } = await openDecoder(directory, options.adapter, workspace, runtime);
-    const prompt = tokenizer.encode(options.prompt).ids;
     const begun = performance.now();
-    const settings = generationSettings({ directory, tokenizer }, options);
     const generation = await generateText(decoder, prompt, settings).finally(close);
     const seconds = (performance.now() - begun) / 1000;
     return { prompt: options.prompt, ...continuationOf({ tokenizer }, generation, seconds) };

@@ -44,10 +44,7 @@ export function stackQueries(model: Model): number {
       dtype,
       shape: end.shape,
     });
-    const { name: old } = end;
-    graph.replaceUses(end, apart);
-    end.name = graph.unique(`${old}/before`);
-    apart.name = old;
+    graph.takePlace(end, apart);
     changed++;
   }
   if (changed > 0) {
