@@ -1,6 +1,7 @@
 import type * as ort from 'onnxruntime-node';
 import type { TargetModule } from '../adapters/module.ts';
 import { AloraError } from '../errors.ts';
+import { encoderOutputs } from '../passes/pooling.ts';
 import { type Decoder, emptyCache, sessionDecoder } from '../runtime/decoder.ts';
 import { sessionEncoder } from '../runtime/encoderDecoder.ts';
 import type { Feeder } from '../runtime/feeds.ts';
@@ -256,5 +257,5 @@ function inputsOf({ inputNames }: ort.InferenceSession, feeds: Feeds): Feeds {
   return Object.fromEntries(Object.entries(feeds).filter(([name]) => inputNames.includes(name)));
 }
 
-/** Outputs that a request may read, in order of preference. */
-const outputs = ['logits', 'sentence_embedding', 'last_hidden_state', 'token_embeddings'];
+/** Outputs that a request may read, in order of preference: that of training. */
+const outputs = ['logits', ...encoderOutputs];

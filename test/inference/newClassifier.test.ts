@@ -5,6 +5,10 @@ import { afterAll, describe, expect, it } from 'vitest';
 import { resolveRunConfig } from '../../src/config/resolve.ts';
 import { loadModel } from '../../src/inference/loadModel.ts';
 import { mergeModel } from '../../src/inference/merge.ts';
+import { Builder } from '../../src/onnx/builder.ts';
+import { readModel } from '../../src/onnx/decode.ts';
+import { writeModel } from '../../src/onnx/encode.ts';
+import { Tensor } from '../../src/onnx/tensor.ts';
 import * as strategies from '../../src/strategies.ts';
 import { evaluateRun } from '../../src/training/evaluate.ts';
 import { trainRun } from '../../src/training/train.ts';
@@ -109,6 +113,39 @@ describe('a new classifier on an encoder without a head', () => {
       await whole.close();
     },
   );
+});
+
+it('reads the same output as in training where a file pools its hidden states too', async () => {
+  const model = encoder('minilm', 'model');
+  const path = join(model, 'onnx/model.onnx');
+  const file = readModel(path);
+  const { graph } = file;
+  const make = new Builder(graph, '/pooled');
+  const first = make.constant('first', Tensor.int64([0], []));
+  const hidden = graph.findOutput('last_hidden_state')!;
+  const pooled = make.op('Neg', [make.op('Gather', [hidden, first], { attributes: { axis: 1 } })], {
+    dtype: 'float32',
+    shape: [hidden.shape![0]!, hidden.shape![2]!],
+  });
+  pooled.name = 'sentence_embedding';
+  graph.outputs.push(pooled);
+  writeModel(file, path);
+  const output = join(scratch, 'two-outputs');
+  await trainRun(run(model, output), { strategies });
+  const adapter = join(output, 'adapter');
+  const out = join(output, 'merged');
+  await mergeModel({ adapter, model, out, threads: 1 });
+  const [base, whole] = [await loadModel(model, { threads: 1 }), await loadModel(out, { threads: 1 })];
+  for (const text of ['one two three', 'four']) {
+    const [beside] = await base.classify([text], { adapter });
+    const [inside] = await whole.classify([text]);
+    beside!.scores.forEach(({ score }, i) => {
+      // Sums in another order.
+      expect(Math.abs(score - inside!.scores[i]!.score)).toBeLessThan(1e-5);
+    });
+  }
+  await base.close();
+  await whole.close();
 });
 
 describe('a new classifier of tokens', () => {
