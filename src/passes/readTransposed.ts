@@ -13,6 +13,8 @@ export function readTransposed(model: Model, { fused }: { readonly fused: boolea
   let changed = 0;
   for (const node of graph.nodes.filter(({ op, domain }) => op === 'MatMul' && domain === '')) {
     const [a, b] = [node.inputs[0]!, node.inputs[1]!];
+    // FusedMatMul takes the wrong numbers where the other operand is a vector.
+    if (rankOf(a) < 2 || rankOf(b) < 2) continue;
     const weight = swapped(b, 2);
     const flat = a.shape?.length === 2 && weight?.initializer;
     const left = swapped(a, 3);
@@ -32,6 +34,9 @@ export function readTransposed(model: Model, { fused }: { readonly fused: boolea
   if (changed > 0) prune(graph);
   return changed;
 }
+
+/** Number of axes; 0 where it is not known. */
+const rankOf = ({ shape, producer }: Value) => shape?.length ?? producer?.ints('perm')?.length ?? 0;
 
 /** What the value is a transpose of, when its last two axes change places and it has at least `rank` axes. */
 export function swapped(value: Value, rank: number): Value | undefined {
