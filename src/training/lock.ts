@@ -9,13 +9,16 @@ interface Owner {
   readonly began: string;
 }
 
-/** When a process began, in the clock ticks of Linux; '' where the system does not tell. */
-function beginningOf(pid: number): string {
+/**
+ * When a process began, in the clock ticks of Linux; '' where the system does not tell, undefined where the process has
+ * ended and only waits for its parent to ask how (a zombie: some containers have no init that asks).
+ */
+function beginningOf(pid: number): string | undefined {
   try {
     const boot = readFileSync('/proc/sys/kernel/random/boot_id', 'utf8').trim();
-    // Field 22 of proc(5), counted behind the name, which may hold anything but ends at the last bracket.
+    // Fields 3 and 22 of proc(5), counted behind the name, which may hold anything but ends at the last bracket.
     const fields = readFileSync(`/proc/${pid}/stat`, 'utf8').split(') ').at(-1)!.split(' ');
-    return `${boot} ${fields[19]}`;
+    return fields[0] === 'Z' || fields[0] === 'X' ? undefined : `${boot} ${fields[19]}`;
   } catch {
     return '';
   }
@@ -101,7 +104,7 @@ export function refuseHeld(path: string): void {
  */
 export async function takeLock(path: string, patience = 0): Promise<() => void> {
   makeFolder(dirname(path));
-  const mine = JSON.stringify({ pid: process.pid, began: beginningOf(process.pid) } satisfies Owner);
+  const mine = JSON.stringify({ pid: process.pid, began: beginningOf(process.pid) ?? '' } satisfies Owner);
   const deadline = Date.now() + patience;
   for (;;) {
     if (create(path, mine)) return () => rmSync(path, { force: true });

@@ -1,9 +1,9 @@
-import fc from 'fast-check';
 import { describe, expect, it } from 'vitest';
 import { AdapterSet } from '../../src/adapters/adapterSet.ts';
 import { withProduct } from '../../src/adapters/mergeWrite.ts';
 import type { TargetModule } from '../../src/adapters/module.ts';
 import type { ParameterSpec } from '../../src/adapters/strategy.ts';
+import fc from '../fastCheck.ts';
 
 const modules = [3, 5].map(
   (width, index): TargetModule => ({

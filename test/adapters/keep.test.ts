@@ -1,6 +1,6 @@
-import fc from 'fast-check';
 import { describe, expect, it } from 'vitest';
 import { selectWithinBudget } from '../../src/adapters/keep.ts';
+import fc from '../fastCheck.ts';
 
 const spent = (costs: readonly number[], keep: readonly boolean[]) =>
   costs.reduce((sum, cost, i) => sum + (keep[i] ? cost : 0), 0);

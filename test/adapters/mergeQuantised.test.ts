@@ -2,7 +2,7 @@ import { cpSync, mkdtempSync, rmSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import * as ort from 'onnxruntime-node';
-import { afterAll, describe, expect, it } from 'vitest';
+import { afterAll, beforeAll, describe, expect, it } from 'vitest';
 import { readPeft } from '../../src/adapters/peft.ts';
 import { mergeModel } from '../../src/inference/merge.ts';
 import { readModel } from '../../src/onnx/decode.ts';
@@ -73,12 +73,15 @@ const largestDifference = (a: Float32Array, b: Float32Array) =>
 
 describe('merging into quantised weights', () => {
   const out = join(scratch, 'merged');
-
-  it('keeps every weight of 4 and 8 bits and puts the adapter beside it', async () => {
+  let result: Awaited<ReturnType<typeof mergeModel>>;
+  beforeAll(async () => {
     const folder = join(scratch, 'model');
     for (const name of ['config.json', ...quantised.map((stem) => `onnx/${stem}.onnx`), 'onnx/model.onnx'])
       cpSync(join(model, name), join(folder, name));
-    const result = await mergeModel({ adapter, model: folder, out, threads: 1 });
+    result = await mergeModel({ adapter, model: folder, out, threads: 1 });
+  });
+
+  it('keeps every weight of 4 and 8 bits and puts the adapter beside it', () => {
     expect(result.merged.map(({ file }) => file)).toEqual(['onnx/model.onnx']);
     expect(result.branched.map(({ file }) => file).sort()).toEqual(
       quantised.map((f) => `onnx/${f}.onnx`).sort(),

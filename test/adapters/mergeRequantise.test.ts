@@ -1,7 +1,6 @@
 import { cpSync, mkdtempSync, rmSync, statSync, writeFileSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
-import fc from 'fast-check';
 import { afterAll, describe, expect, it } from 'vitest';
 import { dequantised, requantise } from '../../src/adapters/mergeRequantise.ts';
 import { readPeft } from '../../src/adapters/peft.ts';
@@ -12,6 +11,7 @@ import { mergeModel } from '../../src/inference/merge.ts';
 import { readModel } from '../../src/onnx/decode.ts';
 import * as strategies from '../../src/strategies.ts';
 import { openModel } from '../../src/training/assemble.ts';
+import fc from '../fastCheck.ts';
 
 const scratch = mkdtempSync(join(tmpdir(), 'onnx-alora-requantise-'));
 afterAll(() => rmSync(scratch, { recursive: true }));

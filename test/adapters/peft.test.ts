@@ -1,13 +1,13 @@
 import { cpSync, existsSync, mkdtempSync, readdirSync, readFileSync, rmSync, writeFileSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
-import fc from 'fast-check';
 import { afterAll, describe, expect, it } from 'vitest';
 import { type LowRankWeights, type PeftAdapter, readPeft } from '../../src/adapters/peft.ts';
 import { writePeft } from '../../src/adapters/peftWriter.ts';
 import { readSafetensors, writeSafetensors } from '../../src/adapters/safetensors.ts';
 import { AloraError } from '../../src/errors.ts';
 import { Tensor } from '../../src/onnx/tensor.ts';
+import fc from '../fastCheck.ts';
 import { configOf, delta, largestDifference, logitsOf, withAdapter } from './original.ts';
 
 const adapters = 'fixtures/peft/adapters';

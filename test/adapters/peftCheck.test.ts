@@ -57,17 +57,13 @@ describe('what PEFT makes of our adapter folders', () => {
     ['gpt2', randomAdapter('gpt2', 'CAUSAL_LM', true)],
     ['llama', randomAdapter('llama', 'CAUSAL_LM', false)],
     ['bert', readPeft('fixtures/peft/adapters/bert-head')],
-  ])(
-    '%s: PeftModel.from_pretrained gives our logits',
-    async (name, adapter) => {
-      const model = `fixtures/models/${name}`;
-      writePeft(join(scratch, name), adapter);
-      const theirs = peftLogits(name, model);
-      const ours = await logitsOf(withAdapter(`${model}/onnx/model.onnx`, configOf(model), adapter), batch);
-      expect(largestDifference(ours, theirs)).toBeLessThan(tolerance);
-    },
-    120_000,
-  );
+  ])('%s: PeftModel.from_pretrained gives our logits', async (name, adapter) => {
+    const model = `fixtures/models/${name}`;
+    writePeft(join(scratch, name), adapter);
+    const theirs = peftLogits(name, model);
+    const ours = await logitsOf(withAdapter(`${model}/onnx/model.onnx`, configOf(model), adapter), batch);
+    expect(largestDifference(ours, theirs)).toBeLessThan(tolerance);
+  });
 
   it('llama, adapted where its exporter packed layers: PEFT loads the layers of the original', async () => {
     const model = 'fixtures/models/llama';
@@ -83,7 +79,7 @@ describe('what PEFT makes of our adapter folders', () => {
     const theirs = peftLogits('llama-packed', model);
     const ours = await logitsOf(withAdapter(packed, config, adapter), batch);
     expect(largestDifference(ours, theirs)).toBeLessThan(tolerance);
-  }, 120_000);
+  });
 });
 
 /** Of both files, as they are on the disk. */

@@ -1,7 +1,6 @@
 import { cpSync, existsSync, mkdtempSync, readFileSync, rmSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
-import fc from 'fast-check';
 import { afterAll, describe, expect, it } from 'vitest';
 import type { LinearModule } from '../../src/adapters/module.ts';
 import { packAdapter, readRankCounts, splitFile, unpackAdapter } from '../../src/adapters/packAdapter.ts';
@@ -21,6 +20,7 @@ import { planRun } from '../../src/training/prepareRun.ts';
 import { trainRun } from '../../src/training/train.ts';
 import { compare } from '../backbones/harness.ts';
 import { readBackbone } from '../backbones/reference.ts';
+import fc from '../fastCheck.ts';
 import { packLlama } from './packedLlama.ts';
 
 const scratch = mkdtempSync(join(tmpdir(), 'onnx-alora-split-'));

@@ -1,4 +1,3 @@
-import fc from 'fast-check';
 import { describe, expect, it } from 'vitest';
 import { differentiate } from '../../src/autodiff/differentiate.ts';
 import { Builder } from '../../src/onnx/builder.ts';
@@ -7,6 +6,7 @@ import { Tensor } from '../../src/onnx/tensor.ts';
 import { fold } from '../../src/passes/fold.ts';
 import { inferTypes } from '../../src/passes/inferTypes.ts';
 import { randomStream } from '../../src/random.ts';
+import fc from '../fastCheck.ts';
 import { type Numbers, session } from './run.ts';
 
 /** A value and the lengths that it has at run time, whatever the graph knows of them. */

@@ -1,13 +1,15 @@
-import { spawn } from 'node:child_process';
 import { cpSync, existsSync, mkdtempSync, readdirSync, readFileSync, rmSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join, resolve } from 'node:path';
 import { afterAll, beforeAll, describe, expect, it } from 'vitest';
 import { builtCli, run } from './builtCli.ts';
+import { begin, held, hold, release, writeHeldStrategy } from './held.ts';
 import { put } from './refusals.ts';
 
 const dir = mkdtempSync(join(tmpdir(), 'journey-'));
 afterAll(() => rmSync(dir, { recursive: true }));
+/** What the training printed whose adapter the other verbs use. */
+let screen: string;
 
 beforeAll(async () => {
   await builtCli();
@@ -28,6 +30,7 @@ runtime: {threads: 1}
 output: out
 `,
   );
+  screen = await verb('train run.yaml');
 });
 
 /** Runs a verb that has to succeed and say nothing on stderr. */
@@ -57,13 +60,12 @@ describe('the built command line, from a model to a merged model', () => {
 
   it('train --dry-run prints plan and budget and writes nothing', async () => {
     expect(await verb('train run.yaml --dry-run')).toMatch(/final \(must meet the budget\) .* 100\.0 %/);
-    const { config, plan } = JSON.parse(await verb('train run.yaml --dry-run --json'));
+    const { config, plan } = JSON.parse(await verb('train run.yaml --set output=dry --dry-run --json'));
     expect([config.train.steps, plan.totalSteps, plan.modules.length]).toEqual([6, 6, 14]);
-    expect(existsSync(join(dir, 'out'))).toBe(false);
+    expect(existsSync(join(dir, 'dry'))).toBe(false);
   });
 
-  it('train prints a row a step, a summary, and ends with a report', async () => {
-    const screen = await verb('train run.yaml');
+  it('train prints a row a step, a summary, and ends with a report', () => {
     expect(screen.split('\n').filter((line) => /^ +[0-6] /.test(line))).toHaveLength(7);
     expect(screen).toMatch(/\nfinished .*step 6 of 6/);
     expect(readdirSync(join(dir, 'out'))).toEqual(
@@ -116,25 +118,21 @@ describe('the built command line, from a model to a merged model', () => {
   });
 
   it('Ctrl-C saves a checkpoint and exits with 130; --resume goes on from there', async () => {
-    const line = 'train run.yaml --set output=stopped --set train.steps=4000 --set train.evalEvery=0'.split(
-      ' ',
-    );
-    const child = spawn(process.execPath, [await builtCli(), ...line], { cwd: dir });
-    let out = '';
-    let err = '';
-    child.stdout.setEncoding('utf8').on('data', (text: string) => {
-      out += text;
-      if (/^ +1 /m.test(out) && !child.killed) child.kill('SIGINT');
-    });
-    child.stderr.setEncoding('utf8').on('data', (text: string) => {
-      err += text;
-    });
-    const code = await new Promise((done) => child.on('close', done));
-    expect(code).toBe(130);
-    const step = Number(/error\[INTERRUPTED\]: Interrupted after step (\d+)/.exec(err)?.[1]);
-    expect(readdirSync(join(dir, 'stopped/checkpoints'))).toEqual([`step-${String(step).padStart(6, '0')}`]);
+    await writeHeldStrategy(dir, 'lora');
+    const line = 'train run.yaml --set output=stopped --set adapter.strategy=./held.mjs'.split(' ');
+    hold(dir, 'step 4');
+    const { child, end, stderr, until } = await begin(dir, line);
+    await until(() => held(dir).length === 1);
+    child.kill('SIGINT');
+    await until(() => stderr().includes('SIGINT: saving a checkpoint'));
+    release(dir);
+    expect(await end).toBe(130);
+    expect(stderr()).toContain('error[INTERRUPTED]: Interrupted after step 4');
+    expect(readdirSync(join(dir, 'stopped/checkpoints'))).toEqual(['step-000004']);
     // A run with other settings is refused; the same one goes on.
     const other = await run(dir, [...line, '--resume', '--set', 'train.seed=1']);
     expect([other.code, other.stderr]).toEqual([3, expect.stringContaining('CHECKPOINT_OTHER_RUN')]);
+    const resumed = await run(dir, [...line, '--resume']);
+    expect([resumed.code, resumed.stdout]).toEqual([0, expect.stringContaining('step 6 of 6')]);
   });
 });

@@ -1,10 +1,10 @@
-import fc from 'fast-check';
 import { describe, expect, it } from 'vitest';
 import { costOfRank, resolveBudget, splitEvenly } from '../../src/adapters/budget.ts';
 import type { TargetModule } from '../../src/adapters/module.ts';
 import type { AdapterStrategy, BudgetMoment } from '../../src/adapters/strategy.ts';
 import { AloraError } from '../../src/errors.ts';
 import * as strategies from '../../src/strategies.ts';
+import fc from '../fastCheck.ts';
 
 const modulesOf = (sizes: readonly (readonly [number, number])[]): TargetModule[] =>
   sizes.map(([i, o], index) => ({

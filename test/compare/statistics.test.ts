@@ -1,5 +1,4 @@
 import { readFileSync } from 'node:fs';
-import fc from 'fast-check';
 import { describe, expect, it } from 'vitest';
 import {
   bootstrapInterval,
@@ -7,6 +6,7 @@ import {
   pairedDifference,
   summarise,
 } from '../../src/compare/statistics.ts';
+import fc from '../fastCheck.ts';
 
 interface Reference {
   readonly values: number[];

@@ -1,16 +1,21 @@
-import { type ChildProcess, spawn } from 'node:child_process';
-import { existsSync, mkdirSync, mkdtempSync, readdirSync, readFileSync, rmSync } from 'node:fs';
+import { mkdirSync, mkdtempSync, readdirSync, rmSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { afterAll, beforeAll, describe, expect, it } from 'vitest';
 import type { CompareRecord } from '../../src/compare/record.ts';
-import { builtCli, type Outcome, run } from '../cli/builtCli.ts';
+import { type Outcome, run } from '../cli/builtCli.ts';
+import { type Begun, begin, held, hold, release, writeHeldStrategy } from '../cli/held.ts';
 import { writeComparison } from './comparisons.ts';
 
 const scratch = mkdtempSync(join(tmpdir(), 'onnx-alora-workers-'));
 afterAll(() => rmSync(scratch, { recursive: true }));
 
-const changes = { strategies: ['lora', 'sora'], train: { steps: 20, checkpointEvery: 2 } };
+/** LoRA, which waits where a test says, in its two runs at the same time; then SoRA. */
+const changes = {
+  strategies: [join(scratch, 'held.mjs'), 'sora'],
+  train: { steps: 20, checkpointEvery: 2 },
+};
+beforeAll(() => writeHeldStrategy(scratch, 'lora'));
 
 function folder(name: string): string {
   const path = join(scratch, name);
@@ -21,6 +26,14 @@ function folder(name: string): string {
 
 const compare = (cwd: string): Promise<Outcome> =>
   run(cwd, ['compare', 'compare.yaml', '--jobs', '2', '--json']);
+
+/** Starts a comparison and returns as soon as both workers wait behind step 13, of which there is no checkpoint. */
+async function begun(cwd: string): Promise<Begun> {
+  hold(cwd, 'step 13');
+  const started = await begin(cwd, ['compare', 'compare.yaml', '--jobs', '2']);
+  await started.until(() => held(cwd).length === 2);
+  return started;
+}
 
 /** What does not depend on the clock. */
 function numbers(stdout: string) {
@@ -43,49 +56,12 @@ function numbers(stdout: string) {
   };
 }
 
-/** Folders of the runs. Their insides change while one looks: nothing here walks through them. */
-function runFolders(output: string): string[] {
-  if (!existsSync(output)) return [];
-  return readdirSync(output)
-    .filter((name) => /-[0-9a-f]{8}$/.test(name))
-    .flatMap((name) => readdirSync(join(output, name)).map((seed) => join(output, name, seed)));
-}
-
-/** Steps that all runs beneath a folder have made so far. */
-const stepsMade = (output: string): number =>
-  runFolders(output)
-    .map((run) => join(run, 'metrics.jsonl'))
-    .filter((path) => existsSync(path))
-    .map((path) => readFileSync(path, 'utf8').split('"event":"step"').length - 1)
-    .reduce((a, b) => a + b, 0);
-
-async function until(met: () => boolean): Promise<void> {
-  for (const deadline = Date.now() + 30_000; !met(); ) {
-    if (Date.now() > deadline) throw new Error('what the test waits for does not happen');
-    await new Promise((done) => setTimeout(done, 20));
-  }
-}
-
-async function begun(
-  cwd: string,
-): Promise<{ child: ChildProcess; stderr: () => string; code: Promise<number | null> }> {
-  const child = spawn(process.execPath, [await builtCli(), 'compare', 'compare.yaml', '--jobs', '2'], {
-    cwd,
-    stdio: ['ignore', 'ignore', 'pipe'],
-    detached: true,
-  });
-  let stderr = '';
-  child.stderr?.setEncoding('utf8').on('data', (text) => (stderr += text));
-  const code = new Promise<number | null>((done) => child.on('close', done));
-  return { child, stderr: () => stderr, code };
-}
-
-/** Processes of the workers, from the locks that they hold. */
-const workers = (output: string): number[] =>
-  runFolders(output)
-    .map((run) => join(run, '.lock'))
-    .filter((path) => existsSync(path))
-    .map((path) => (JSON.parse(readFileSync(path, 'utf8')) as { pid: number }).pid);
+/** Checkpoints of the two runs that waited. */
+const checkpoints = (cwd: string): string[] =>
+  readdirSync(join(cwd, 'out'), { recursive: true, encoding: 'utf8' })
+    .filter((path) => /checkpoints\/step-\d+$/.test(path))
+    .map((path) => path.slice(-6))
+    .sort();
 
 describe('worker processes of the built command line', () => {
   let whole: ReturnType<typeof numbers>;
@@ -101,12 +77,10 @@ describe('worker processes of the built command line', () => {
 
   it('resume after the whole comparison was killed, and end with the same numbers', async () => {
     const cwd = folder('killed');
-    const output = join(cwd, 'out');
-    const { child, code } = await begun(cwd);
-    await until(() => stepsMade(output) >= 25);
+    const { child, end } = await begun(cwd);
     child.kill('SIGKILL');
-    await code;
-    expect(stepsMade(output)).toBeLessThan(80);
+    await end;
+    release(cwd);
     const again = await compare(cwd);
     expect(again.stderr).not.toContain('error');
     expect(numbers(again.stdout)).toEqual(whole);
@@ -117,11 +91,10 @@ describe('worker processes of the built command line', () => {
 
   it('die alone: the others go on, the death is reported, and the next call makes it good', async () => {
     const cwd = folder('crash');
-    const output = join(cwd, 'out');
-    const { stderr, code } = await begun(cwd);
-    await until(() => stepsMade(output) >= 4);
-    process.kill(workers(output)[0]!, 'SIGKILL');
-    expect(await code).not.toBe(0);
+    const { stderr, end } = await begun(cwd);
+    process.kill(held(cwd)[0]!, 'SIGKILL');
+    release(cwd);
+    expect(await end).not.toBe(0);
     expect(stderr()).toContain('error[COMPARE_RUNS_FAILED]: 1 of 4 runs have no result');
     expect(stderr()).toContain('SIGKILL');
     const again = await compare(cwd);
@@ -134,16 +107,16 @@ describe('worker processes of the built command line', () => {
     ['a terminal that is closed', 'SIGHUP'],
   ] as const)('save a checkpoint on %s, and the command ends with 130', async (_, signal) => {
     const cwd = folder(signal);
-    const output = join(cwd, 'out');
-    const { child, stderr, code } = await begun(cwd);
-    await until(() => stepsMade(output) >= 11);
-    // A terminal tells the whole group, workers included.
+    const { child, stderr, end } = await begun(cwd);
+    expect(checkpoints(cwd)).toEqual(['000010', '000010', '000012', '000012']);
+    // A terminal tells the whole group, workers included. They wait until the command has told them what it means.
     process.kill(-child.pid!, signal);
-    expect(await code).toBe(130);
+    expect(await end).toBe(130);
     expect(stderr()).toContain('error[INTERRUPTED]');
-    const left = readdirSync(output, { recursive: true, encoding: 'utf8' });
-    expect(left.some((path) => /checkpoints\/step-\d+$/.test(path))).toBe(true);
+    expect(checkpoints(cwd)).toEqual(['000012', '000012', '000013', '000013']);
+    const left = readdirSync(join(cwd, 'out'), { recursive: true, encoding: 'utf8' });
     expect(left.filter((path) => path.endsWith('.lock'))).toEqual([]);
+    release(cwd);
     const again = await compare(cwd);
     expect(numbers(again.stdout)).toEqual(whole);
   });

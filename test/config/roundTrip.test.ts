@@ -1,13 +1,13 @@
 import { mkdtempSync, rmSync, writeFileSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
-import fc from 'fast-check';
 import { afterAll, describe, expect, it } from 'vitest';
 import { readRaw } from '../../src/config/read.ts';
 import { resolveRunConfig } from '../../src/config/resolve.ts';
 import type { RunConfigInput } from '../../src/config/schema.ts';
 import { configHash, stringifyRunConfig } from '../../src/config/write.ts';
 import * as strategies from '../../src/strategies.ts';
+import fc from '../fastCheck.ts';
 
 const dir = mkdtempSync(join(tmpdir(), 'round-trip-'));
 afterAll(() => rmSync(dir, { recursive: true }));

@@ -14,6 +14,7 @@ import { Tensor } from '../../src/onnx/tensor.ts';
 import { keepOutputs } from '../../src/passes/prune.ts';
 import { openModel } from '../../src/training/assemble.ts';
 import { openAdapted } from '../../src/training/openAdapted.ts';
+import { watchSessions } from '../runtime/openSessions.ts';
 
 const opened = new Map<string, Promise<ServedModel>>();
 afterAll(async () => {
@@ -234,13 +235,21 @@ describe('loadModel', () => {
     }
   });
 
-  it('switches in less than 5 ms', async () => {
+  it('switches in less than 5 ms, with the session that is open', async () => {
     const model = await open('llama');
     const folders = [adapter('llama-lora'), null, adapter('llama-pattern')];
     for (const folder of folders) model.use(folder);
-    const begun = performance.now();
-    for (let i = 0; i < 300; i++) model.use(folders[i % 3]!);
-    expect((performance.now() - begun) / 300).toBeLessThan(5);
+    const watch = watchSessions();
+    const times: number[] = [];
+    for (let i = 0; i < 301; i++) {
+      const begun = performance.now();
+      model.use(folders[i % 3]!);
+      times.push(performance.now() - begun);
+    }
+    watch.stop();
+    expect(watch.opened).toBe(0);
+    // The median: other work on the machine may stop a few of them for as long as it likes.
+    expect(times.sort((a, b) => a - b)[150]).toBeLessThan(5);
   });
 
   it('reads an adapter again once it is forgotten', async () => {

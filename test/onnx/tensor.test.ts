@@ -1,4 +1,3 @@
-import fc from 'fast-check';
 import { describe, expect, it } from 'vitest';
 import { attribute } from '../../src/onnx/builder.ts';
 import { decodeModel } from '../../src/onnx/decode.ts';
@@ -6,6 +5,7 @@ import type { DType } from '../../src/onnx/dtype.ts';
 import { encodeModel } from '../../src/onnx/encode.ts';
 import { Graph, Node } from '../../src/onnx/graph.ts';
 import { Tensor } from '../../src/onnx/tensor.ts';
+import fc from '../fastCheck.ts';
 
 /** The integers that each type holds exactly and JavaScript too. */
 const integers: readonly (readonly [DType, number, number])[] = [

@@ -1,4 +1,3 @@
-import fc from 'fast-check';
 import * as ort from 'onnxruntime-node';
 import { describe, expect, it } from 'vitest';
 import { Builder } from '../../src/onnx/builder.ts';
@@ -6,6 +5,7 @@ import { cloneModel } from '../../src/onnx/clone.ts';
 import { type Dim, Graph, type Model, type Value } from '../../src/onnx/graph.ts';
 import { Tensor } from '../../src/onnx/tensor.ts';
 import { addLowRank } from '../../src/passes/addLowRank.ts';
+import fc from '../fastCheck.ts';
 import { type Feeds, modelOf, run, scaledError } from './models.ts';
 
 const [inner, width] = [5, 6];

@@ -1,7 +1,7 @@
-import fc from 'fast-check';
 import { describe, expect, it } from 'vitest';
 import { Graph, Node, type Value } from '../../src/onnx/graph.ts';
 import { stagesBySwitch } from '../../src/passes/stages.ts';
+import fc from '../fastCheck.ts';
 
 /** A graph of Adds: `x` is data, gates are switches, everything else reads earlier values. */
 function build() {

@@ -1,4 +1,3 @@
-import fc from 'fast-check';
 import { describe, expect, it } from 'vitest';
 import type { Dim } from '../../src/onnx/graph.ts';
 import {
@@ -14,6 +13,7 @@ import {
   substitute,
   subtract,
 } from '../../src/passes/symbolic.ts';
+import fc from '../fastCheck.ts';
 
 const leaf = fc.oneof(fc.integer({ min: -9, max: 9 }), fc.constantFrom('a', 'b', 'c'));
 const expression: fc.Arbitrary<Dim> = fc

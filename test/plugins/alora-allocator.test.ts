@@ -1,6 +1,6 @@
-import fc from 'fast-check';
 import { describe, expect, it } from 'vitest';
 import { allocate, lowestRanks, roundSize } from '../../plugins/alora/allocator.ts';
+import fc from '../fastCheck.ts';
 
 /** IS of case 1: S(M) = -1, IS = S(M) - S(M without r) + S(M with only r). */
 const case1 = [

@@ -1,6 +1,6 @@
-import fc from 'fast-check';
 import { describe, expect, it } from 'vitest';
 import { roundGroups, roundSchedule, stepsOf } from '../../plugins/alora/rounds.ts';
+import fc from '../fastCheck.ts';
 import { modulesOf } from './fakeHost.ts';
 
 describe('rounds in a run', () => {

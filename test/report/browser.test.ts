@@ -56,7 +56,7 @@ describe.skipIf(absent)('the report in a browser', () => {
   beforeAll(async () => {
     makeRun(root, { strategy: 'alora' });
     page = pathToFileURL((await writeReport(root)).html).href;
-    browser = await chromium.launch({ executablePath, args: ['--no-sandbox'] });
+    browser = await chromium.launch({ executablePath, args: ['--no-sandbox'], timeout: 0 });
   });
   afterAll(async () => {
     await browser?.close();
@@ -70,6 +70,7 @@ describe.skipIf(absent)('the report in a browser', () => {
     [400, 'dark'],
   ] as const)('fits %d pixels, %s, legible, with no error and no request', async (width, colorScheme) => {
     const context = await browser.newContext({ viewport: { width, height: 900 }, colorScheme });
+    context.setDefaultTimeout(0);
     const tab = await context.newPage();
     const problems: string[] = [];
     const requests: string[] = [];

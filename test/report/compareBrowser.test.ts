@@ -94,7 +94,7 @@ describe('the page of a comparison', () => {
 describe.skipIf(absent)('the page of a comparison in a browser', () => {
   let browser: Browser;
   beforeAll(async () => {
-    browser = await chromium.launch({ executablePath, args: ['--no-sandbox'] });
+    browser = await chromium.launch({ executablePath, args: ['--no-sandbox'], timeout: 0 });
   });
   afterAll(() => browser?.close());
 
@@ -112,6 +112,7 @@ describe.skipIf(absent)('the page of a comparison in a browser', () => {
     'fits %d pixels, %s, and switches the method, with no error and no request',
     async (width, colorScheme) => {
       const context = await browser.newContext({ viewport: { width, height: 900 }, colorScheme });
+      context.setDefaultTimeout(0);
       const tab = await context.newPage();
       const problems: string[] = [];
       const requests: string[] = [];

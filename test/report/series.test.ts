@@ -1,4 +1,3 @@
-import fc from 'fast-check';
 import { describe, expect, expectTypeOf, it } from 'vitest';
 import type { MetricsLine } from '../../src/report/events.ts';
 import { placesOf } from '../../src/report/modules.ts';
@@ -6,6 +5,7 @@ import { quantile } from '../../src/report/scores.ts';
 import { budgetOverTime, outline, sampled, smooth } from '../../src/report/series.ts';
 import { textWidth } from '../../src/report/textWidth.ts';
 import type { MetricsEvent } from '../../src/training/reporter.ts';
+import fc from '../fastCheck.ts';
 
 it('every line that the trainer writes is one that the report reads (checked by the compiler)', () => {
   expectTypeOf<MetricsEvent>().toExtend<MetricsLine>();

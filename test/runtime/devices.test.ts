@@ -57,7 +57,7 @@ async function followsTheCpu(device: string, env: NodeJS.ProcessEnv = {}): Promi
 }
 
 describe.skipIf(!existsSync(driver))('runtime.device: webgpu (needs the Vulkan driver of chromium)', () => {
-  it('trains with the losses of the CPU', () => followsTheCpu('webgpu', swiftshader), 120_000);
+  it('trains with the losses of the CPU', () => followsTheCpu('webgpu', swiftshader));
 });
 
 describe('runtime.device: cuda', () => {
@@ -70,7 +70,7 @@ describe('runtime.device: cuda', () => {
     expect(existsSync(join(dir, 'none'))).toBe(false);
   };
   // An NVIDIA driver calls for ONNX Runtime's CUDA libraries too: a machine has one of the two to show.
-  if (cudaMachine) it('trains with the losses of the CPU', () => followsTheCpu('cuda'), 120_000);
+  if (cudaMachine) it('trains with the losses of the CPU', () => followsTheCpu('cuda'));
   else it('says how to install it, with exit code 3 and no output folder', saysHowToInstallIt);
 });
 

@@ -4,6 +4,7 @@ import {
   readdirSync,
   readFileSync,
   rmSync,
+  statSync,
   utimesSync,
   writeFileSync,
 } from 'node:fs';
@@ -11,10 +12,11 @@ import { createServer, type Server } from 'node:http';
 import type { AddressInfo } from 'node:net';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
+import { setTimeout as sleep } from 'node:timers/promises';
 import { afterAll, beforeAll, beforeEach, describe, expect, it, vi } from 'vitest';
 import { localModel } from '../../src/runtime/hub.ts';
 
-const home = mkdtempSync(join(tmpdir(), 'onnx-alora-hub-'));
+const scratch = mkdtempSync(join(tmpdir(), 'onnx-alora-hub-'));
 const fixture = new URL('../../fixtures/models/phi3/', import.meta.url);
 const files = [
   'config.json',
@@ -56,16 +58,16 @@ beforeAll(async () => {
     } else response.writeHead(404).end();
   }).listen(0, '127.0.0.1');
   await new Promise((ready) => server.once('listening', ready));
-  vi.stubEnv('HF_ENDPOINT', `http://127.0.0.1:${(server.address() as AddressInfo).port}`);
-  vi.stubEnv('HF_HOME', home);
 });
 beforeEach(() => {
   requests = [];
+  vi.stubEnv('HF_ENDPOINT', `http://127.0.0.1:${(server.address() as AddressInfo).port}`);
+  vi.stubEnv('HF_HOME', mkdtempSync(join(scratch, 'home-')));
 });
 afterAll(() => {
   vi.unstubAllEnvs();
   server.close();
-  rmSync(home, { recursive: true });
+  rmSync(scratch, { recursive: true });
 });
 
 describe('a hub id as model.path', () => {
@@ -75,7 +77,6 @@ describe('a hub id as model.path', () => {
     failing = undefined;
     const folder = await localModel('someone/phi3', 'onnx/model.onnx');
     for (const file of files) expect(existsSync(join(folder, file)), file).toBe(true);
-    rmSync(folder, { recursive: true });
   });
 
   it('is downloaded once: configuration, tokenizer, the best ONNX file and its data', async () => {
@@ -89,14 +90,15 @@ describe('a hub id as model.path', () => {
   });
 
   it('is fetched by two at the same time, and neither tears what the other writes', async () => {
-    rmSync(join(home, 'onnx-alora'), { recursive: true });
     const waiting: (() => void)[] = [];
     // The second begins when half of the file is there, and the first ends before it.
     slow = (rest) => {
-      waiting.push(rest);
-      if (waiting.length === 2) for (const [i, send] of waiting.entries()) setTimeout(send, 50 * i);
+      if (waiting.push(rest) === 2) waiting[0]!();
     };
-    const [one, two] = await Promise.all([localModel('someone/phi3'), localModel('someone/phi3')]);
+    const both = [localModel('someone/phi3'), localModel('someone/phi3')];
+    await Promise.race(both);
+    waiting[1]!();
+    const [one, two] = await Promise.all(both);
     slow = undefined;
     expect(one).toBe(two);
     for (const file of files)
@@ -107,11 +109,17 @@ describe('a hub id as model.path', () => {
   });
 
   it('that breaks off in the middle of a file is no fault of the disk, and leaves nothing behind', async () => {
-    rmSync(join(home, 'onnx-alora'), { recursive: true });
-    slow = (_, breakOff) => setTimeout(breakOff, 50);
+    const folder = join(process.env.HF_HOME!, 'onnx-alora/someone/phi3/onnx');
+    const begun = () =>
+      readdirSync(folder).some(
+        (name) => /^model\.onnx\..*tmp$/.test(name) && statSync(join(folder, name)).size > 0,
+      );
+    slow = async (_, breakOff) => {
+      while (!begun()) await sleep(5);
+      breakOff();
+    };
     await expect(localModel('someone/phi3')).rejects.toMatchObject({ code: 'HUB_UNREACHABLE' });
     slow = undefined;
-    const folder = join(home, 'onnx-alora/someone/phi3/onnx');
     expect(readdirSync(folder).filter((name) => name !== 'model.onnx_data')).toEqual([]);
     // What a process left that was ended goes with the next download.
     const left = join(folder, 'model.onnx.1.tmp');

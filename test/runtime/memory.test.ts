@@ -1,7 +1,6 @@
 import { cpSync, existsSync, mkdtempSync, readFileSync, rmSync, statSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join, resolve } from 'node:path';
-import fc from 'fast-check';
 import { afterAll, beforeAll, describe, expect, it } from 'vitest';
 import { gpt2Config, writeGpt2 } from '../../bench/models/gpt2.ts';
 import { Arena } from '../../src/runtime/arena.ts';
@@ -9,6 +8,7 @@ import * as strategies from '../../src/strategies.ts';
 import { assemble, openModel } from '../../src/training/assemble.ts';
 import { run } from '../cli/builtCli.ts';
 import { put } from '../cli/refusals.ts';
+import fc from '../fastCheck.ts';
 import { tinyRun } from '../training/runs.ts';
 
 describe('the arena', () => {

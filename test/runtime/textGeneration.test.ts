@@ -1,10 +1,10 @@
-import fc from 'fast-check';
 import * as ort from 'onnxruntime-node';
 import { afterAll, describe, expect, it } from 'vitest';
 import { AloraError } from '../../src/errors.ts';
 import { type Decoder, sessionDecoder } from '../../src/runtime/decoder.ts';
 import { endTokens, generateText } from '../../src/runtime/textGeneration.ts';
 import { largest, sampleToken } from '../../src/runtime/tokenScores.ts';
+import fc from '../fastCheck.ts';
 import { casesOf, expectTransformersText } from './transformersText.ts';
 
 const cases = casesOf('expected.json');

@@ -1,6 +1,6 @@
-import fc from 'fast-check';
 import { describe, expect, it } from 'vitest';
 import { epochBatches, stepsPerEpoch } from '../../src/tasks/batches.ts';
+import fc from '../fastCheck.ts';
 
 const lengths = fc.array(fc.integer({ min: 1, max: 64 }), { maxLength: 400 });
 const options = fc.record({

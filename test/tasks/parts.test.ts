@@ -1,6 +1,6 @@
-import fc from 'fast-check';
 import { describe, expect, it } from 'vitest';
 import { costOfPart, lengthParts, runCostOf } from '../../src/tasks/parts.ts';
+import fc from '../fastCheck.ts';
 
 const options = fc.record({ most: fc.integer({ min: 1, max: 9 }), tokensOfRun: fc.constantFrom(0, 64, 1e9) });
 

@@ -1,11 +1,11 @@
 import { join } from 'node:path';
 import { fileURLToPath } from 'node:url';
-import fc from 'fast-check';
 import { describe, expect, it } from 'vitest';
 import { prompt } from '../../src/tasks/prompt.ts';
 import { type Example, isDropped, type PreparedTask, type Row, type Task } from '../../src/tasks/task.ts';
 import { text } from '../../src/tasks/text.ts';
 import { loadTokenizer, type Tokenizer } from '../../src/tasks/tokenizer.ts';
+import fc from '../fastCheck.ts';
 
 const load = (kind: string) =>
   loadTokenizer(join(fileURLToPath(new URL('../../fixtures/tokenizers/', import.meta.url)), kind));

@@ -1,7 +1,7 @@
 import { cpSync, mkdtempSync, readFileSync, rmSync, writeFileSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
-import { afterAll, expect, it } from 'vitest';
+import { afterAll, beforeAll, expect, it } from 'vitest';
 import { resolveRunConfig } from '../../src/config/resolve.ts';
 import * as strategies from '../../src/strategies.ts';
 import { evaluateRun } from '../../src/training/evaluate.ts';
@@ -41,20 +41,25 @@ function run(output: string, train: object = {}) {
   );
 }
 
+const config = run('whole');
+const answers: { done: number; prompts: number }[] = [];
+let test: Awaited<ReturnType<typeof trainRun>>['test'];
+beforeAll(async () => {
+  const onAnswers = (event: (typeof answers)[0]) => answers.push(event);
+  ({ test } = await trainRun(config, { strategies, reporters: [{ onAnswers }] }));
+});
+
 it('ends with the metrics of generated answers, of the best adapter on test, in result.json', async () => {
-  const config = run('whole');
-  const answered: number[] = [];
-  const onAnswers = ({ done, prompts }: { done: number; prompts: number }) => {
-    expect(prompts).toBe(words.length);
-    answered.push(done);
-  };
-  const { test } = await trainRun(config, { strategies, reporters: [{ onAnswers }] });
-  expect(answered[0]).toBe(0);
-  expect(answered.at(-1)).toBe(words.length);
-  const asked = answered.splice(0);
-  const adapter = join(config.output, 'best');
-  const { metrics } = await evaluateRun(config, { adapter, split: 'test', onAnswers });
-  expect(answered).toEqual(asked);
+  expect(new Set(answers.map(({ prompts }) => prompts))).toEqual(new Set([words.length]));
+  expect(answers[0]!.done).toBe(0);
+  expect(answers.at(-1)!.done).toBe(words.length);
+  const answered: typeof answers = [];
+  const { metrics } = await evaluateRun(config, {
+    adapter: join(config.output, 'best'),
+    split: 'test',
+    onAnswers: (event) => answered.push(event),
+  });
+  expect(answered).toEqual(answers);
   // Two classes of answers, learnt by heart: the check is not of zeros.
   expect(metrics.accuracy).toBeGreaterThan(0.4);
   expect(test!.best.metrics.accuracy).toBe(metrics.accuracy);
@@ -64,12 +69,12 @@ it('ends with the metrics of generated answers, of the best adapter on test, in 
 });
 
 it('leaves them to eval with train.generated: false', async () => {
-  const { test } = await trainRun(run('without', { generated: false }), { strategies });
-  expect(Object.keys(test!.best.metrics)).toEqual(['perplexity', 'tokenAccuracy']);
+  const without = await trainRun(run('without', { generated: false }), { strategies });
+  expect(Object.keys(without.test!.best.metrics)).toEqual(['perplexity', 'tokenAccuracy']);
 });
 
 it('can be interrupted among them; resuming goes on there and ends as an uninterrupted run does', async () => {
-  const config = run('interrupted', { checkpointEvery: 0, sample: 'the cat is' });
+  const interrupted = run('interrupted', { checkpointEvery: 0, sample: 'the cat is' });
   const abort = new AbortController();
   const reporter = {
     // The last event before the answers.
@@ -78,16 +83,15 @@ it('can be interrupted among them; resuming goes on there and ends as an uninter
     },
   };
   await expect(
-    trainRun(config, { strategies, reporters: [reporter], signal: abort.signal }),
+    trainRun(interrupted, { strategies, reporters: [reporter], signal: abort.signal }),
   ).rejects.toMatchObject({ code: 'INTERRUPTED' });
   const starts: number[] = [];
   const onRunStart = ({ startStep }: { startStep: number }) => starts.push(startStep);
-  const resumed = await trainRun(config, { strategies, resume: true, reporters: [{ onRunStart }] });
+  const resumed = await trainRun(interrupted, { strategies, resume: true, reporters: [{ onRunStart }] });
   expect(starts).toEqual([40]);
-  const whole = JSON.parse(readFileSync(join(scratch, 'whole/result.json'), 'utf8'));
-  expect(resumed.test).toEqual(whole.test);
+  expect(resumed.test).toEqual(test);
   expect(resumed.samples!.map(({ when }) => when)).toEqual(['before', 'after']);
-  const lines = readFileSync(join(config.output, 'metrics.jsonl'), 'utf8').trim().split('\n');
+  const lines = readFileSync(join(interrupted.output, 'metrics.jsonl'), 'utf8').trim().split('\n');
   const tests = lines.map((line) => JSON.parse(line)).filter(({ split }) => split === 'test');
   expect(tests.map(({ step }) => step)).toEqual([0, 40]);
 });
@@ -98,10 +102,10 @@ it('does without them where no text can be generated, and says so', async () => 
   // The file that generation prefers.
   writeFileSync(join(model, 'onnx/decoder_model_merged.onnx'), 'no model');
   const warnings: string[] = [];
-  const { test } = await trainRun(
+  const scored = await trainRun(
     { ...run('no-text', { steps: 2 }), model: { ...run('no-text').model, path: model, file: undefined } },
     { strategies, reporters: [{ onWarning: (message) => warnings.push(message) }] },
   );
   expect(warnings.join()).toMatch(/no metrics of generated answers: /);
-  expect(Object.keys(test!.best.metrics)).toEqual(['perplexity', 'tokenAccuracy']);
+  expect(Object.keys(scored.test!.best.metrics)).toEqual(['perplexity', 'tokenAccuracy']);
 });

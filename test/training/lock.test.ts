@@ -1,6 +1,9 @@
-import { mkdtempSync, readdirSync, rmSync, writeFileSync } from 'node:fs';
+import { spawn } from 'node:child_process';
+import { once } from 'node:events';
+import { existsSync, mkdtempSync, readdirSync, readFileSync, rmSync, writeFileSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
+import { setTimeout as sleep } from 'node:timers/promises';
 import { afterAll, expect, it } from 'vitest';
 import { takeLock } from '../../src/training/lock.ts';
 
@@ -27,3 +30,27 @@ it('of a process that is gone, or whose number another one has now, is taken ove
   writeFileSync(path, '{"pid":');
   (await takeLock(path))();
 });
+
+it.skipIf(!existsSync('/proc/self/stat'))(
+  'of a process that has ended, unnoticed by its parent, is taken over (needs /proc)',
+  async () => {
+    // The shell becomes a program that does not ask how its child ended.
+    const parent = spawn('sh', ['-c', 'sleep 600 & echo $!; exec sleep 600'], {
+      stdio: ['ignore', 'pipe', 'ignore'],
+    });
+    try {
+      const [said] = (await once(parent.stdout, 'data')) as [Buffer];
+      const pid = Number(said.toString());
+      const fields = () => readFileSync(`/proc/${pid}/stat`, 'utf8').split(') ')[1]!.split(' ');
+      while (readFileSync(`/proc/${parent.pid}/comm`, 'utf8') !== 'sleep\n') await sleep(5);
+      process.kill(pid, 'SIGKILL');
+      while (fields()[0] !== 'Z') await sleep(5);
+      const boot = readFileSync('/proc/sys/kernel/random/boot_id', 'utf8').trim();
+      const path = join(scratch, '.zombie');
+      writeFileSync(path, JSON.stringify({ pid, began: `${boot} ${fields()[19]}` }));
+      (await takeLock(path))();
+    } finally {
+      parent.kill();
+    }
+  },
+);

@@ -44,11 +44,11 @@ words.forEach((word, i) => {
 const rows = join(scratch, 'rows.jsonl');
 writeFileSync(rows, words.map((text) => JSON.stringify({ audio: `sound/${text}.wav`, text })).join('\n'));
 
-const run = (task: string, path: string, output: string) =>
+const run = (task: string, path: string, output: string, train = rows) =>
   resolveRunConfig(
     {
       model: { path },
-      data: { task, train: rows, dev: rows, maxLength: 16 },
+      data: { task, train, dev: rows, maxLength: 16 },
       adapter: { strategy: 'lora', dropout: 0.01 },
       budget: { rank: 4 },
       train: { steps: 80, batchSize: 4, learningRate: 2e-2, evalEvery: 40 },
@@ -87,13 +87,15 @@ describe('transcription', () => {
   });
 
   it('goes with models that hear, whose preprocessor is known', async () => {
-    const refused = (task: string, path: string) => trainRun(run(task, path, 'none'), { strategies });
+    const refused = (task: string, path: string, train?: string) =>
+      trainRun(run(task, path, 'none', train), { strategies });
     await expect(refused('prompt', model)).rejects.toThrow(/reads sound/);
     await expect(refused('transcription', join(fixtures, 'models/gpt2'))).rejects.toThrow(/does not read/);
     rmSync(preprocessor);
     await expect(refused('transcription', model)).rejects.toMatchObject({ code: 'MODEL_PREPROCESSOR' });
     writeFileSync(preprocessor, JSON.stringify(hearing));
-    writeFileSync(rows, JSON.stringify({ audio: 'sound/none.wav', text: 'cat' }));
-    await expect(refused('transcription', model)).rejects.toMatchObject({ code: 'DATA_BAD_ROW' });
+    const silent = join(scratch, 'silent.jsonl');
+    writeFileSync(silent, JSON.stringify({ audio: 'sound/none.wav', text: 'cat' }));
+    await expect(refused('transcription', model, silent)).rejects.toMatchObject({ code: 'DATA_BAD_ROW' });
   });
 });
