@@ -1,3 +1,4 @@
+import { cloneModel } from '../onnx/clone.ts';
 import { readModel } from '../onnx/decode.ts';
 import type { Model } from '../onnx/graph.ts';
 import { emptyCache as emptyPast } from '../passes/emptyCache.ts';
@@ -26,20 +27,20 @@ export async function loadModel(path: string, options: LoadModelOptions = {}): P
   const tokenizer = await loadTokenizer(directory.folder);
   const model = readModel(directory.file);
   const encoder = readsEncoder(model) ? readModel(encoderFile(directory)) : undefined;
-  // The branch with a cache would ask for keys and values of the encoder's output, which only the other one makes.
-  if (encoder) emptyPast(model);
-  const sites = makeAdapterReady(
-    encoder ? [model, encoder] : [model],
-    directory.config,
-    options.targets ?? 'all-linear',
-  );
+  // The branch with a cache asks for keys and values of the encoder's output, which only the other one makes: the
+  // first token is one graph's, all later ones are another's.
+  const later = encoder && model.graph.findInput('use_cache_branch') ? cloneModel(model) : undefined;
+  if (encoder) emptyPast(model, { keepPresent: later !== undefined });
+  const graphs = [model, encoder, later].filter((graph) => graph !== undefined);
+  const sites = makeAdapterReady(graphs, directory.config, options.targets ?? 'all-linear');
   const workspace = openWorkspace();
   try {
     const runtime = { device: options.device ?? 'cpu', threads: options.threads ?? 0 } as const;
-    const file = (name: string, half: Model) => {
-      workspace.shareWeights(half.graph);
-      return { path: workspace.write(name, half), prepack: worthPacking(half.graph, 'tokens') };
-    };
+    workspace.shareWeights(...graphs.map(({ graph }) => graph));
+    const file = (name: string, part: Model) => ({
+      path: workspace.write(name, part),
+      prepack: worthPacking(part.graph, 'tokens'),
+    });
     const given = [
       ...sites.flatMap(({ a, b, bias }) => (bias === undefined ? [a, b] : [a, b, bias])),
       ...model.graph.inputs
@@ -48,9 +49,19 @@ export async function loadModel(path: string, options: LoadModelOptions = {}): P
     ];
     const feeder = new Feeder(model.graph, { slots: [] }, given);
     const pooling = options.pooling ?? 'mean';
-    const files = [file('serving', model), ...(encoder ? [file('encoder', encoder)] : [])];
-    const [session, half] = await openSessions(files, runtime);
-    return new Served(directory, tokenizer, workspace, session!, sites, feeder, pooling, half);
+    const files = graphs.map((graph, i) => file(['serving', 'encoder', 'later'][i]!, graph));
+    const [session, ...others] = await openSessions(files, runtime);
+    const [encoding, following] = others;
+    return new Served(
+      directory,
+      tokenizer,
+      workspace,
+      session!,
+      sites,
+      feeder,
+      pooling,
+      encoding && { session: encoding, later: following },
+    );
   } catch (error) {
     workspace.close();
     throw error;

@@ -51,8 +51,10 @@ export class Served implements ServedModel {
     private readonly sites: readonly AdapterSite[],
     private readonly feeder: Feeder,
     private readonly pooling: Pooling,
-    /** Of an encoder-decoder; `session` is then its decoder. */
-    private readonly encoder: ort.InferenceSession | undefined,
+    /** Of an encoder-decoder; `session` is then its decoder, of the first token alone where `later` goes on. */
+    private readonly encoder:
+      | { readonly session: ort.InferenceSession; readonly later: ort.InferenceSession | undefined }
+      | undefined,
   ) {
     this.adapters = new AdapterShelf(sites, directory.config);
   }
@@ -154,7 +156,8 @@ export class Served implements ServedModel {
 
   async close(): Promise<void> {
     await this.session.release();
-    await this.encoder?.release();
+    await this.encoder?.session.release();
+    await this.encoder?.later?.release();
     this.workspace.close();
   }
 
@@ -237,9 +240,8 @@ export class Served implements ServedModel {
     if (!encoder) return sessionDecoder(this.session, feeds);
     const { config, folder } = this.directory;
     const tokens = seq2SeqTokens(config, generationConfig(folder));
-    // Sites of both halves have their feeds together.
-    const side = sessionEncoder(encoder, tokens, inputsOf(encoder, feeds));
-    return sessionDecoder(this.session, inputsOf(this.session, feeds), side);
+    const side = sessionEncoder(encoder.session, tokens, inputsOf(encoder.session, feeds));
+    return sessionDecoder(this.session, feeds, side, encoder.later);
   }
 
   private requireDecoder(): void {

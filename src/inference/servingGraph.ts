@@ -30,7 +30,8 @@ export type SiteTargets = 'all-linear' | readonly string[];
 /**
  * Makes an inference model adapter-ready, in place: beside each target the branch x A B, its factors graph inputs.
  * Operators, cache and outputs stay as exported. A rank of 0 switches a layer's branch off. Heads are always sites,
- * so that an adapter can bring its own (modules_to_save). `models`: one graph, or both of an encoder-decoder.
+ * so that an adapter can bring its own (modules_to_save). `models`: one graph, or those of an encoder-decoder; a layer
+ * that several of them have is one site.
  */
 export function makeAdapterReady(
   models: readonly Model[],
@@ -47,7 +48,7 @@ export function makeAdapterReady(
   });
   const all = graphs.flatMap(({ linear }) => linear);
   const chosen = new Set(selectTargets(all, targets).map(({ name }) => name));
-  return graphs.flatMap(({ model, linear }) => {
+  const sites = graphs.flatMap(({ model, linear }) => {
     const builder = new Builder(model.graph, '/adapters');
     const at = { builder, shapes: new BatchShapes(builder), replaced: new Map<Value, Value>() };
     const sites = linear
@@ -56,6 +57,12 @@ export function makeAdapterReady(
     inferTypes(model);
     return sites;
   });
+  const byName = new Map<string, AdapterSite>();
+  for (const site of sites) {
+    const { name } = site.module;
+    byName.set(name, { ...site, mixes: site.mixes && (byName.get(name)?.mixes ?? true) });
+  }
+  return [...byName.values()];
 }
 
 /** Where sites are written. */

@@ -15,10 +15,14 @@ const isPresent = (value: Value) => /^present/.test(value.name);
  * Makes a decoder that takes a key/value cache run on whole sequences, in place: past inputs become empty, present
  * outputs are dropped, the branch of a merged decoder that uses the cache goes, `num_logits_to_keep` is 0 (all),
  * `cache_position` counts from 0, and the attention mask is as long as the sequence. `input_ids`, `attention_mask`,
- * `position_ids` and whatever an encoder supplies stay inputs. Does nothing to a graph without a cache. Returns
- * the names of the inputs and outputs that are gone.
+ * `position_ids` and whatever an encoder supplies stay inputs. Does nothing to a graph without a cache. With
+ * `keepPresent`, present outputs stay, for a graph that goes on from them. Returns the names of the inputs and outputs
+ * that are gone.
  */
-export function emptyCache(model: Model): readonly string[] {
+export function emptyCache(
+  model: Model,
+  { keepPresent = false }: { readonly keepPresent?: boolean } = {},
+): readonly string[] {
   const { graph } = model;
   const before = [...graph.inputs, ...graph.outputs].map((value) => value.name);
   const make = new Builder(graph, 'empty_cache');
@@ -45,7 +49,7 @@ export function emptyCache(model: Model): readonly string[] {
     replaceInput(graph, position, make.op('Range', [make.int(0), count, make.int(1)]));
   }
 
-  graph.outputs = graph.outputs.filter((value) => !isPresent(value));
+  if (!keepPresent) graph.outputs = graph.outputs.filter((value) => !isPresent(value));
   prune(graph);
   const after = new Set([...graph.inputs, ...graph.outputs].map((value) => value.name));
   const gone = before.filter((name) => !after.has(name));

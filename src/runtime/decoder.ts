@@ -28,18 +28,18 @@ export interface EncoderSide {
 /**
  * A decoder over an ONNX Runtime session. A graph with past_key_values inputs runs one position a token (the
  * past is empty at the start; `use_cache_branch` tells older merged files which branch to take); any other
- * graph computes all positions anew. `constants` are fed at every run: an adapter's parameters. They must not
- * change between `start` and the last `next`. Errors: MODEL_INPUT for an input that nothing can fill,
- * MODEL_RUN with the runtime's words.
+ * graph computes all positions anew. With `later`, a graph with a past takes over after the first run, which gives the
+ * past. `constants` are fed at every run that has such inputs: an adapter's parameters. They must not change between
+ * `start` and the last `next`. Errors: MODEL_INPUT for an input that nothing can fill, MODEL_RUN with the runtime's
+ * words.
  */
 export function sessionDecoder(
   session: ort.InferenceSession,
   constants: Readonly<Feeds> = {},
   encoder?: EncoderSide,
+  later: ort.InferenceSession = session,
 ): Decoder {
-  const inputs = session.inputMetadata.flatMap((input) => (input.isTensor ? [input] : []));
-  const caches = inputs.filter(({ name }) => name.startsWith('past_key_values.'));
-  const logitsName = session.outputNames.find((name) => name === 'logits') ?? session.outputNames[0]!;
+  const caches = tensorInputs(later).filter(isCache);
   let rows: number[][] = [];
   let past: ort.Tensor[] = [];
   let encoded: Feeds = {};
@@ -47,17 +47,19 @@ export function sessionDecoder(
   const run = async (positions: number): Promise<Float32Array[]> => {
     const length = rows[0]!.length;
     const from = length - positions;
-    const feeds: Feeds = { ...constants };
-    for (const input of inputs) {
-      if (input.name in constants || caches.includes(input)) continue;
-      feeds[input.name] = encoded[input.name] ?? inputTensor(input, rows, from);
-    }
-    caches.forEach((cache, i) => {
-      feeds[cache.name] = past[i]!;
-    });
+    const at = from === 0 ? session : later;
+    const given: Feeds = {
+      ...constants,
+      ...encoded,
+      ...Object.fromEntries(caches.map(({ name }, i) => [name, past[i]!])),
+    };
+    const feeds: Feeds = {};
+    for (const input of tensorInputs(at))
+      feeds[input.name] = given[input.name] ?? inputTensor(input, rows, from);
+    const logitsName = at.outputNames.find((name) => name === 'logits') ?? at.outputNames[0]!;
     // Keys and values of the encoder's output are given once; merged files give empty ones afterwards.
     const changing = caches.filter(({ name }) => from === 0 || !name.includes('.encoder.'));
-    const outputs = await runOrExplain(session, feeds, [logitsName, ...changing.map(presentName)]);
+    const outputs = await runOrExplain(at, feeds, [logitsName, ...changing.map(presentName)]);
     past = caches.map((cache, i) => (changing.includes(cache) ? outputs[presentName(cache)]! : past[i]!));
     return lastRows(outputs[logitsName]!);
   };
@@ -85,6 +87,10 @@ export function sessionDecoder(
 
 type Input = ort.InferenceSession.TensorValueMetadata;
 
+const tensorInputs = (session: ort.InferenceSession): Input[] =>
+  session.inputMetadata.flatMap((input) => (input.isTensor ? [input] : []));
+
+const isCache = ({ name }: Input) => name.startsWith('past_key_values.');
 const presentName = ({ name }: Input) => name.replace('past_key_values', 'present');
 
 /** The rows from position `from` on, in the form that the input wants. Rows have no padding. */

@@ -1,6 +1,7 @@
-import { cpSync, mkdtempSync, rmSync, writeFileSync } from 'node:fs';
+import { cpSync, mkdtempSync, readdirSync, rmSync, writeFileSync } from 'node:fs';
 import { tmpdir } from 'node:os';
-import { join } from 'node:path';
+import { dirname, join } from 'node:path';
+import { InferenceSession } from 'onnxruntime-node';
 import { afterAll, beforeAll, describe, expect, it } from 'vitest';
 import { resolveRunConfig } from '../../src/config/resolve.ts';
 import { generateFrom } from '../../src/inference/generate.ts';
@@ -107,6 +108,34 @@ describe.each(names)('%s', (name) => {
       }
       await expect(served.classify(prompts)).rejects.toMatchObject({ code: 'MODEL_NOT_CLASSIFIER' });
       await served.close();
+    }
+  });
+
+  it('loadModel computes one position a token where the file has a cache, and none of its weights lies there twice', async () => {
+    const lengths: number[] = [];
+    let folder = '';
+    const { create } = InferenceSession;
+    InferenceSession.create = async (...given: unknown[]) => {
+      folder = dirname(given[0] as string);
+      const session = (await Reflect.apply(create, InferenceSession, given)) as InferenceSession;
+      const run = session.run.bind(session) as (...inputs: unknown[]) => Promise<InferenceSession.ReturnType>;
+      session.run = (...inputs: unknown[]) => {
+        const feeds = inputs[0] as Record<string, { readonly dims: readonly number[] }>;
+        if (feeds.encoder_hidden_states) lengths.push(feeds.input_ids!.dims[1]!);
+        return run(...inputs);
+      };
+      return session;
+    };
+    try {
+      const served = await loadModel(model, { file: files[1], threads: 1 });
+      const written = readdirSync(folder).filter((file) => file.endsWith('.bin'));
+      const { tokens } = await served.generate('one cat', { adapter, maxNewTokens: 5 });
+      await served.close();
+      expect(written).toHaveLength(1);
+      // What the last token would be followed by is not asked for.
+      expect(lengths).toEqual(Array.from({ length: tokens }, () => 1));
+    } finally {
+      InferenceSession.create = create;
     }
   });
 
