@@ -44,12 +44,13 @@ export function runSummary(
     `${join(out, 'best')}  ${colours.dim('the best adapter on dev, PEFT format')}`,
     `${join(out, 'report.html')}  ${colours.dim('curves, ranks, parameters')}`,
   ]);
-  // A model that writes has written a sample; others classify, tag or transcribe.
-  const prompt = (after ?? before)?.prompt.split('\n')[0]?.slice(0, 40);
+  // A model that writes has written a sample; others classify, tag or transcribe. Only the whole prompt gives it again.
+  const prompt = (after ?? before)?.prompt;
+  const typed = prompt !== undefined && isTyped(prompt);
   const split = result.test ? 'test' : result.dev ? 'dev' : 'train';
   const [best, base] = [shellWord(join(out, 'best')), shellWord(model)];
   section('next', [
-    prompt === undefined
+    !typed
       ? `npx onnx-alora eval ${shellWord(join(out, 'run.yaml'))} --adapter ${best} --split ${split}`
       : `npx onnx-alora generate --model ${base} --adapter ${best} --prompt ${/^\w+$/.test(prompt) ? `"${prompt}"` : shellWord(prompt)}`,
     `npx onnx-alora merge ${best} --model ${base} --out ${shellWord(join(out, 'merged'))}`,
@@ -77,6 +78,10 @@ function changes(
     return `${name.padEnd(width)}  ${start}${colours.bold(decimal(to))}${i === 0 ? note : ''}`;
   });
 }
+
+/** Whether a prompt can be part of a command: cmd.exe takes no line ends, and nobody wants a page of text there. */
+const isTyped = (prompt: string): boolean =>
+  prompt.length <= 300 && !(process.platform === 'win32' && /[\n"]/.test(prompt));
 
 const quote = (text: string): string => {
   const line = text.replace(/\s+/g, ' ').trim();

@@ -74,7 +74,10 @@ const result: RunResult = {
   hashes: {},
 };
 
-function play(isTTY: boolean, { samples = true, columns = 100 } = {}): { out: string; err: string } {
+function play(
+  isTTY: boolean,
+  { samples = true, columns = 100, prompt = 'the 3rd of May' } = {},
+): { out: string; err: string } {
   const seen = { out: '', err: '' };
   let time = 0;
   const screen = trainScreen(
@@ -83,7 +86,7 @@ function play(isTTY: boolean, { samples = true, columns = 100 } = {}): { out: st
     () => (time += 1000),
   );
   screen.onRunStart!(info);
-  if (samples) screen.onSample!({ when: 'before', prompt: 'the 3rd of May', text: 'Congress' });
+  if (samples) screen.onSample!({ when: 'before', prompt, text: 'Congress' });
   screen.onEval!({
     event: 'eval',
     step: 0,
@@ -128,7 +131,7 @@ function play(isTTY: boolean, { samples = true, columns = 100 } = {}): { out: st
   screen.onCheckpoint!({ step: 4, kind: 'checkpoint', path: 'checkpoints/step-000004' });
   for (const done of [0, 5, 10]) screen.onAnswers!({ done, prompts: 10 });
   screen.onWarning!('something looks odd');
-  if (samples) screen.onSample!({ when: 'after', prompt: 'the 3rd of May', text: '1803-05-03' });
+  if (samples) screen.onSample!({ when: 'after', prompt, text: '1803-05-03' });
   screen.onRunEnd!(result);
   screen.close();
   return seen;
@@ -173,6 +176,16 @@ describe('trainScreen', () => {
                 npx onnx-alora merge runs/tiny/best --model models/tiny --out runs/tiny/merged
       "
     `);
+  });
+
+  it('suggests the whole prompt, line ends included, or none', () => {
+    const windows = process.platform === 'win32';
+    expect(play(false, { prompt: 'the 3rd of May:\n' }).out).toContain(
+      windows ? 'onnx-alora eval' : "--prompt 'the 3rd of May:\n'\n",
+    );
+    const { out } = play(false, { prompt: 'a long question '.repeat(30) });
+    expect(out).not.toContain('onnx-alora generate');
+    expect(out).toContain('onnx-alora eval runs/tiny/run.yaml --adapter runs/tiny/best');
   });
 
   it('suggests eval in place of generate for a model that writes nothing', () => {

@@ -185,6 +185,20 @@ describe('other runs', () => {
     expect(text).toContain('No adapter and no allocation has been written yet.');
   });
 
+  it('draws a run of one step on an axis of whole steps, as a point, and no line of one number', async () => {
+    makeRun(folder('one'), { steps: 20, layers: 2, finished: false });
+    const lines = read('one', 'metrics.jsonl').trim().split('\n');
+    const upTo = lines.findIndex((line) => line.includes('"event":"step"')) + 1;
+    writeFileSync(join(folder('one'), 'metrics.jsonl'), `${lines.slice(0, upTo).join('\n')}\n`);
+    const { svgs } = await writeReport(folder('one'));
+    expect(svgs.map((path) => basename(path, '.svg'))).not.toContain('learning-rate');
+    const svg = read('one', 'report/loss.svg');
+    expect([...svg.matchAll(/>([\d.]+)<\/text>/g)].map(([, label]) => label).slice(0, 3)).not.toContain(
+      '0.2',
+    );
+    expect(svg).toMatch(/mark-symbol role-mark layer_1_layer_1_marks/);
+  });
+
   it('leaves out a torn last line, names other bad lines and unknown events, and marks what is not finite', async () => {
     makeRun(folder('torn'), { steps: 20, layers: 2, finished: false });
     const path = join(folder('torn'), 'metrics.jsonl');

@@ -1,6 +1,6 @@
 import type { BudgetPoint } from '../series.ts';
 import { colour } from '../theme.ts';
-import { type Figure, figureSize } from './figure.ts';
+import { type Figure, figureSize, stepAxis } from './figure.ts';
 
 function figure(
   id: string,
@@ -18,7 +18,8 @@ function figure(
   const y = {
     type: 'quantitative' as const,
     title: null,
-    axis: { tickCount: 4, format: ',d', tickMinStep: 1 },
+    // The budget's line comes first, and has no field that would bring a grid along.
+    axis: { tickCount: 4, format: ',d', grid: true },
     scale: { domain: zero ? [0, high * 1.08] : [low - margin, high + margin], nice: false },
   };
   return {
@@ -61,13 +62,7 @@ function figure(
           mark: { type: 'line', interpolate: 'step-after', strokeWidth: 2.25, stroke: colour('teal') },
           encoding: {
             y: { field: 'value', ...y },
-            x: {
-              field: 'step',
-              type: 'quantitative',
-              title: 'step',
-              axis: { tickCount: 4 },
-              scale: { domain: [0, Math.max(1, points.at(-1)!.step)], nice: false },
-            },
+            x: stepAxis(points.at(-1)!.step),
           },
         },
       ],

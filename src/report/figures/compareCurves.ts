@@ -2,7 +2,7 @@ import { mean } from '../../compare/statistics.ts';
 import type { Run } from '../read.ts';
 import type { Variant } from '../readCompare.ts';
 import { outline, type Point, sampled, smooth, smoothingReach } from '../series.ts';
-import { type Figure, figureSize } from './figure.ts';
+import { type Figure, figureSize, stepAxis } from './figure.ts';
 import { methodScales } from './methods.ts';
 
 interface Seen extends Point {
@@ -26,7 +26,7 @@ function drawnRuns({ folders }: Variant): readonly Run[] {
 
 /** Axis that shows where the curves end up: what is higher in the first tenth of the run goes off the top. */
 function lossAxis(points: readonly Point[]) {
-  const last = Math.max(...points.map(({ step }) => step));
+  const last = lastOf(points);
   const late = points.filter(({ step }) => step >= last / 10).map(({ value }) => value);
   const [low, high] = [Math.min(...points.map(({ value }) => value)), Math.max(...late)];
   const margin = Math.max((high - low) * 0.08, 1e-6);
@@ -37,6 +37,8 @@ function lossAxis(points: readonly Point[]) {
     scale: { domain: [low - margin, high + margin], nice: false },
   };
 }
+
+const lastOf = (points: readonly Point[]): number => Math.max(...points.map(({ step }) => step));
 
 const named = (method: string, points: readonly Point[]): Seen[] =>
   points.map(({ step, value }) => ({ step, value, method }));
@@ -82,7 +84,7 @@ export function trainingCurves(
       ...figureSize(layout, 'half'),
       height: 300,
       encoding: {
-        x: { field: 'step', type: 'quantitative', title: 'step', axis: { tickCount: 5, tickMinStep: 1 } },
+        x: stepAxis(lastOf(lines)),
         y: lossAxis(lines),
         ...methodScales(labels),
       },
@@ -125,7 +127,7 @@ export function devCurves(
       ...figureSize(layout, 'half'),
       height: 300,
       encoding: {
-        x: { field: 'step', type: 'quantitative', title: 'step', axis: { tickCount: 5, tickMinStep: 1 } },
+        x: stepAxis(lastOf(each)),
         y: lossAxis(means),
         ...methodScales(labels),
       },

@@ -1,7 +1,7 @@
 import type { Evaluation, Step } from '../events.ts';
 import { outline, sampled, smooth, smoothingReach } from '../series.ts';
 import { colour } from '../theme.ts';
-import { type Figure, figureSize } from './figure.ts';
+import { type Figure, figureSize, stepAxis } from './figure.ts';
 
 const each = 'each step';
 const smoothed = 'smoothed';
@@ -50,12 +50,7 @@ export function lossFigure(
       ...figureSize(layout),
       height: layout === 'wide' ? 380 : 290,
       encoding: {
-        x: {
-          field: 'step',
-          type: 'quantitative',
-          title: 'step',
-          scale: { domain: [0, Math.max(1, lastStep)], nice: false },
-        },
+        x: stepAxis(lastStep, 8),
         y: { field: 'value', type: 'quantitative', title: null, scale: { zero: false } },
       },
       layer: [
@@ -68,7 +63,13 @@ export function lossFigure(
               },
               {
                 data: { values: [...line] },
-                mark: { type: 'line' as const, strokeWidth: 2.25, strokeJoin: 'round' as const },
+                mark: {
+                  type: 'line' as const,
+                  strokeWidth: 2.25,
+                  strokeJoin: 'round' as const,
+                  // One step alone is no line.
+                  point: line.length === 1,
+                },
                 encoding: hue(smoothed),
               },
             ]

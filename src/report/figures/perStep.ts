@@ -1,6 +1,6 @@
 import { outline, type Point, sampled, smooth, smoothingReach } from '../series.ts';
 import { colour } from '../theme.ts';
-import { type Figure, figureSize } from './figure.ts';
+import { type Figure, figureSize, stepAxis } from './figure.ts';
 
 /** What is drawn small: one number a step. */
 export interface PerStep {
@@ -16,7 +16,7 @@ export interface PerStep {
   readonly exact?: boolean;
 }
 
-/** A small figure of one number over steps, faint as measured and smoothed. Undefined where nothing was measured. */
+/** A small figure of one number over steps, faint as measured and smoothed. Undefined of fewer than two steps. */
 export function perStepFigure({
   id,
   title,
@@ -27,7 +27,7 @@ export function perStepFigure({
   exact,
 }: PerStep): Figure | undefined {
   const finite = points.filter((p) => Number.isFinite(p.value));
-  if (finite.length === 0) return undefined;
+  if (finite.length < 2) return undefined;
   const weights = finite.map(() => 1);
   const line = exact
     ? outline(finite, 800)
@@ -40,13 +40,7 @@ export function perStepFigure({
       ...figureSize(layout, 'half'),
       height: 200,
       encoding: {
-        x: {
-          field: 'step',
-          type: 'quantitative',
-          title: 'step',
-          axis: { tickCount: 4 },
-          scale: { domain: [0, finite.at(-1)!.step], nice: false },
-        },
+        x: stepAxis(finite.at(-1)!.step),
         y: { field: 'value', type: 'quantitative', title: unit, axis: { tickCount: 4, format } },
       },
       layer: [
