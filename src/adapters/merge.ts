@@ -5,6 +5,7 @@ import { AloraError } from '../errors.ts';
 import { decodeModel } from '../onnx/decode.ts';
 import { writeModel } from '../onnx/encode.ts';
 import { liesBelow } from '../onnx/tensor.ts';
+import { rightModel } from './adapterMismatch.ts';
 import { readModelJson } from './jsonFile.ts';
 import { branchesOf } from './mergeBranch.ts';
 import { patchesOf, uniquePatches } from './mergePlan.ts';
@@ -240,14 +241,9 @@ function refuseUnplaced(adapter: PeftAdapter, placed: ReadonlySet<string>, model
     'MODEL_MERGE_NO_PLACE',
     'The model does not hold every module of the adapter',
     {
-      where: model,
-      got:
-        missing.length > 4
-          ? `${missing.slice(0, 4).join(', ')} and ${missing.length - 4} more`
-          : missing.join(', '),
-      fix: adapter.baseModel
-        ? `Give the model that the adapter was trained on: ${adapter.baseModel}.`
-        : 'Give the model that the adapter was trained on.',
+      where: adapter.folder,
+      got: `${missing.slice(0, 4).join(', ')}${missing.length > 4 ? ` and ${missing.length - 4} more` : ''}: in no file of ${model}`,
+      fix: rightModel(adapter),
     },
   );
 }

@@ -46,7 +46,7 @@ export function addBranches(
     const at = { outer: model.graph, graph, file, types, replaced };
     const weights = adapter.modules.get(name);
     if (weights && weights.rank > 0) {
-      checkShape(file, module, weights.in, weights.out);
+      checkShape(file, module, adapter, weights.in, weights.out);
       for (const use of module.uses) {
         const dtype = typeOfInput(at, use);
         const shared = factors.get(`${name} ${dtype}`) ?? factorsOf(model.graph, name, weights, dtype);
@@ -122,7 +122,7 @@ function replaceHead(at: Site, module: LinearModule, adapter: PeftAdapter): stri
   if (!saved) return [];
   const [rows = 0, columns = 0] = saved.dims;
   const inOut = module.fanInFanOut;
-  checkShape(at.file, module, ...(inOut ? ([rows, columns] as const) : ([columns, rows] as const)));
+  checkShape(at.file, module, adapter, ...(inOut ? ([rows, columns] as const) : ([columns, rows] as const)));
   const values = inOut ? saved.toFloat32() : transposed(saved.toFloat32(), rows, columns);
   const dtype = typeOfInput(at, module);
   const make = new Builder(at.graph, `/${module.name.replaceAll('.', '/')}/trained`);
@@ -131,7 +131,7 @@ function replaceHead(at: Site, module: LinearModule, adapter: PeftAdapter): stri
     Tensor.of(dtype, values, [module.in, module.out]),
   );
   const bias = adapter.saved.get(`${module.name}.bias`);
-  if (bias) setBias(at.file, module, bias);
+  if (bias) setBias(at.file, module, adapter, bias);
   for (const use of module.uses) {
     const product = make.op('MatMul', [inputOf(at, use), weight]);
     // Gemm and the fused products add the bias themselves.

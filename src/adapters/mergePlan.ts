@@ -5,6 +5,7 @@ import { decodeModel } from '../onnx/decode.ts';
 import type { DType } from '../onnx/dtype.ts';
 import { describe, type Graph, type Node, type Value } from '../onnx/graph.ts';
 import { type ExternalData, Tensor } from '../onnx/tensor.ts';
+import { otherDimensions } from './adapterMismatch.ts';
 import type { LinearModule, ModelConfig, ModuleUse } from './module.ts';
 import { packAdapter } from './packAdapter.ts';
 import type { LowRankWeights, PeftAdapter } from './peft.ts';
@@ -53,7 +54,7 @@ export function patchesOf(root: string, file: string, config: ModelConfig, given
   for (const module of modules) {
     const weights = adapter.modules.get(module.name);
     if (weights && weights.rank > 0) {
-      checkShape(file, module, weights.in, weights.out);
+      checkShape(file, module, adapter, weights.in, weights.out);
       for (const { value, tensor, layout } of module.uses.map((use) => use.weight)) {
         const change = { kind: 'add', weights, layout } as const;
         add(value, tensor, users.get(value)!, { module: module.name, key: module.name, change });
@@ -65,6 +66,7 @@ export function patchesOf(root: string, file: string, config: ModelConfig, given
       checkShape(
         file,
         module,
+        adapter,
         ...(module.fanInFanOut ? ([rows, columns] as const) : ([columns, rows] as const)),
       );
       for (const { value, tensor, layout } of module.uses.map((use) => use.weight)) {
@@ -76,7 +78,7 @@ export function patchesOf(root: string, file: string, config: ModelConfig, given
     }
     const bias = adapter.saved.get(`${module.name}.bias`);
     if (bias) {
-      const constant = biasOf(file, module, bias);
+      const constant = biasOf(file, module, adapter, bias);
       const change = { kind: 'set', values: bias.toFloat32() } as const;
       add(constant.value, constant.tensor, new Set(module.uses.flatMap(biasReaders)), {
         module: module.name,
@@ -118,16 +120,19 @@ function usersByWeight(modules: readonly LinearModule[]): Map<Value, Set<Node>> 
 }
 
 /** The layer's bias, in whose place the adapter's is to be. Errors: ADAPTER_MISMATCH. */
-function biasOf(file: string, module: LinearModule, bias: Tensor) {
+function biasOf(file: string, module: LinearModule, adapter: PeftAdapter, bias: Tensor) {
   const constant = constantOf(module.bias);
   if (!constant || constant.tensor.size !== bias.size || bias.size !== module.out)
-    throw mismatch(file, module.name, `a bias of ${constant?.tensor.size ?? 0}`, `a bias of ${bias.size}`);
+    throw otherDimensions(adapter, `${module.name}.bias`, {
+      got: `[${bias.dims}]`,
+      allowed: constant ? `[${constant.tensor.size}], as in ${file}` : `none, as in ${file}`,
+    });
   return constant;
 }
 
 /** Replaces a layer's bias in its graph. Errors: ADAPTER_MISMATCH, MODEL_WEIGHT_SHARED. */
-export function setBias(file: string, module: LinearModule, bias: Tensor): void {
-  const { value, tensor } = biasOf(file, module, bias);
+export function setBias(file: string, module: LinearModule, adapter: PeftAdapter, bias: Tensor): void {
+  const { value, tensor } = biasOf(file, module, adapter, bias);
   refuseShared(file, value, new Set(module.uses.flatMap(biasReaders)), module.name);
   setConstant(value, Tensor.of(tensor.dtype, bias.toFloat32(), tensor.dims));
 }
@@ -171,17 +176,19 @@ function shared(file: string, tensor: string, module: string, other: string): Al
   });
 }
 
-export function checkShape(file: string, module: LinearModule, width: number, out: number): void {
+/** Errors: ADAPTER_MISMATCH where a module of the adapter is not `width` -> `out` in the file. */
+export function checkShape(
+  file: string,
+  module: LinearModule,
+  adapter: PeftAdapter,
+  width: number,
+  out: number,
+): void {
   if (module.in !== width || module.out !== out)
-    throw mismatch(file, module.name, `${module.in} -> ${module.out}`, `${width} -> ${out}`);
-}
-
-function mismatch(file: string, module: string, model: string, adapter: string): AloraError {
-  return new AloraError('model', 'ADAPTER_MISMATCH', 'The adapter does not fit the model', {
-    where: `${file}, ${module}`,
-    got: `${adapter} in the adapter, ${model} in the model`,
-    fix: 'Give the model that the adapter was trained on.',
-  });
+    throw otherDimensions(adapter, module.name, {
+      got: `${width} -> ${out}`,
+      allowed: `${module.in} -> ${module.out}, as in ${file}`,
+    });
 }
 
 /** A file that lacks some of the modules would come out half merged. Encoder and decoder files share the work. */

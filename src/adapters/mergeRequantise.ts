@@ -43,7 +43,7 @@ export function requantisedOf(
     keys.add(`${module.name}.weight`);
     const bias = adapter.saved.get(`${module.name}.bias`);
     if (!bias) continue;
-    setBias(file, module, bias);
+    setBias(file, module, adapter, bias);
     keys.add(`${module.name}.bias`);
   }
   return { file, model, modules: [...new Set(touched.map(({ name }) => name))], keys: [...keys] };
@@ -102,12 +102,12 @@ function changed(
   if (saved) {
     const [rows = 0, columns = 0] = saved.dims;
     const inOut = module.fanInFanOut;
-    checkShape(file, module, ...(inOut ? ([rows, columns] as const) : ([columns, rows] as const)));
+    checkShape(file, module, adapter, ...(inOut ? ([rows, columns] as const) : ([columns, rows] as const)));
     const turn = (layout === 'in-out') !== inOut;
     return turn ? transposed(saved.toFloat32(), rows, columns) : saved.toFloat32();
   }
   const weights = adapter.modules.get(module.name)!;
-  checkShape(file, module, weights.in, weights.out);
+  checkShape(file, module, adapter, weights.in, weights.out);
   return withProduct(before, weights, layout);
 }
 

@@ -24,6 +24,8 @@ export interface LowRankWeights {
 
 /** An adapter in PEFT's terms. */
 export interface PeftAdapter {
+  /** Where it was read. */
+  readonly folder?: string;
   /** By module name, without `base_model.model.`. */
   readonly modules: ReadonlyMap<string, LowRankWeights>;
   /** modules_to_save: tensors by full name (`classifier.weight` [out, in], `classifier.bias`), as torch has them. */

@@ -1,4 +1,5 @@
 import * as ort from 'onnxruntime-node';
+import { otherDimensions } from '../adapters/adapterMismatch.ts';
 import { transposed } from '../adapters/mergePlan.ts';
 import type { ModelConfig } from '../adapters/module.ts';
 import type { ClassifierNotes } from '../adapters/newClassifier.ts';
@@ -66,7 +67,7 @@ export function fitAdapter(
     const weight = adapter.saved.get(`${site.module.name}.weight`);
     if (weight) {
       heads.add(site.module.name);
-      return headFactors(site, weight, adapter.saved.get(`${site.module.name}.bias`));
+      return headFactors(adapter, site, weight, adapter.saved.get(`${site.module.name}.bias`));
     }
     const weights = adapter.modules.get(site.module.name);
     if (!weights) return noFactors(site);
@@ -93,23 +94,17 @@ function noSite(name: string, sites: ReadonlyMap<string, AdapterSite>): AloraErr
 
 /** x (W' - W)^T as (x A) B with one factor the identity: rank min(in, out). */
 function headFactors(
+  adapter: LoadedPeftAdapter,
   { module, bias }: AdapterSite,
   weight: Tensor,
   ownBias: Tensor | undefined,
 ): SiteFactors {
   const { in: width, out } = module;
   if (weight.dims[0] !== out || weight.dims[1] !== width)
-    throw new AloraError(
-      'model',
-      'ADAPTER_MISMATCH',
-      "The adapter's head has other dimensions than the model's",
-      {
-        where: module.name,
-        got: `[${weight.dims}]`,
-        allowed: `[${out}, ${width}]`,
-        fix: 'Use the model that the adapter was trained on.',
-      },
-    );
+    throw otherDimensions(adapter, module.name, {
+      got: `[${weight.dims}]`,
+      allowed: `[${out}, ${width}]`,
+    });
   const base = module.weight.tensor.toFloat32();
   const wanted = weight.toFloat32();
   // [in, out].

@@ -1,4 +1,5 @@
 import { basename, join } from 'node:path';
+import { missingModule, otherDimensions } from '../adapters/adapterMismatch.ts';
 import { AdapterSet } from '../adapters/adapterSet.ts';
 import { transposed } from '../adapters/mergePlan.ts';
 import type { LinearModule, ModelConfig, TargetModule } from '../adapters/module.ts';
@@ -14,7 +15,6 @@ import {
 import { type LoadedPeftAdapter, type LowRankWeights, type PeftAdapter, readPeft } from '../adapters/peft.ts';
 import { writePeft } from '../adapters/peftWriter.ts';
 import { writeJson } from '../atomicFiles.ts';
-import { AloraError, nearest } from '../errors.ts';
 import { Tensor } from '../onnx/tensor.ts';
 import type { TrainedHead } from '../runtime/trainedHead.ts';
 import { findTask } from '../tasks/index.ts';
@@ -94,37 +94,19 @@ export function modulesOfAdapter(
   const byName = new Map(linear.map((module) => [module.name, module]));
   for (const [name, weights] of adapter.modules) {
     const module = byName.get(name);
-    if (!module)
-      throw new AloraError(
-        'model',
-        'ADAPTER_MISMATCH',
-        'The adapter belongs to another model: a module of it is missing',
-        {
-          where: adapter.folder,
-          got: name,
-          didYouMean: nearest(name, byName.keys()),
-          fix: 'Use the model that the adapter was trained on.',
-        },
-      );
+    if (!module) throw missingModule(adapter, name, byName.keys());
     if (module.in !== weights.in || module.out !== weights.out)
-      throw new AloraError(
-        'model',
-        'ADAPTER_MISMATCH',
-        'The adapter belongs to another model: a module has other dimensions',
-        {
-          where: `${adapter.folder}, ${name}`,
-          got: `${weights.in} -> ${weights.out}`,
-          allowed: `${module.in} -> ${module.out}`,
-          fix: 'Use the model that the adapter was trained on.',
-        },
-      );
+      throw otherDimensions(adapter, name, {
+        got: `${weights.in} -> ${weights.out}`,
+        allowed: `${module.in} -> ${module.out}`,
+      });
   }
   return linear
     .filter((module) => adapter.modules.has(module.name))
     .map((module, index) => ({ ...module, index }));
 }
 
-/** Copies the numbers of an adapter into a set that was laid out for its ranks. */
+/** Copies the numbers of an adapter into a set that was laid out for its ranks. Errors: ADAPTER_MISMATCH. */
 export function loadFactors(
   adapters: AdapterSet,
   adapter: LoadedPeftAdapter,
@@ -139,15 +121,19 @@ export function loadFactors(
     if (adapters.has(module, 'gate')) adapters.parameter(module, 'gate').set(weights.gate);
   }
   for (const head of heads) {
-    const weight = adapter.saved.get(`${head.module.name}.weight`);
+    const { name, in: width, out } = head.module;
+    const weight = adapter.saved.get(`${name}.weight`);
     if (weight) {
+      if (weight.dims[0] !== out || weight.dims[1] !== width)
+        throw otherDimensions(adapter, name, { got: `[${weight.dims}]`, allowed: `[${out}, ${width}]` });
       const matrix = weight.toFloat32();
-      const { in: width, out } = head.module;
       adapters
         .parameter(head.module, 'weight')
         .set(head.layout === 'out-in' ? matrix : transposed(matrix, out, width));
     }
-    const bias = adapter.saved.get(`${head.module.name}.bias`);
+    const bias = adapter.saved.get(`${name}.bias`);
+    if (bias && bias.size !== out)
+      throw otherDimensions(adapter, `${name}.bias`, { got: `[${bias.dims}]`, allowed: `[${out}]` });
     if (bias && adapters.has(head.module, 'bias'))
       adapters.parameter(head.module, 'bias').set(bias.toFloat32());
   }

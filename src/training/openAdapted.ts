@@ -1,4 +1,5 @@
 import { z } from 'zod';
+import { missingModule } from '../adapters/adapterMismatch.ts';
 import { AdapterSet } from '../adapters/adapterSet.ts';
 import { injectGatedLowRank } from '../adapters/lowRank.ts';
 import type { LinearModule, TargetModule } from '../adapters/module.ts';
@@ -59,7 +60,12 @@ export function openAdapted(opened: OpenedModel, options: OpenAdaptedOptions): A
   for (const head of adapted.heads)
     for (const { spec, start } of head.parameters)
       if (start) adapters.parameter(head.module, spec.role).set(start);
-  if (adapter) loadFactors(adapters, adapter, adapted.heads);
+  if (adapter) {
+    const known = new Set(heads.map(({ name }) => name));
+    const unplaced = [...adapter.saved.keys()].find((key) => !known.has(key.replace(/\.(weight|bias)$/, '')));
+    if (unplaced) throw missingModule(adapter, unplaced, [...known, ...linear.map(({ name }) => name)]);
+    loadFactors(adapters, adapter, adapted.heads);
+  }
   const runtime = new AdaptedRuntime(adapted, adapters, workspace, options);
   return { runtime, adapters, modules: adapted.modules, heads: adapted.heads, adapter, scalings };
 }

@@ -1,3 +1,4 @@
+import { missingModule } from '../adapters/adapterMismatch.ts';
 import { AdapterSet } from '../adapters/adapterSet.ts';
 import { injectGatedLowRank } from '../adapters/lowRank.ts';
 import { addBranches } from '../adapters/mergeBranch.ts';
@@ -134,11 +135,11 @@ function addAdapter(
   const missing = [...adapter.modules].filter(([name, { rank }]) => rank > 0 && !isPlaced(name));
   const unplaced = [...adapter.saved.keys()].find((key) => !saved.has(key));
   if (unplaced)
-    throw new AloraError('model', 'ADAPTER_MISMATCH', 'The adapter does not fit the model', {
-      where: halves[0]!.file,
-      got: `${unplaced}, which the adapter brings and no layer of the model has`,
-      fix: 'Give the model that the adapter was trained on.',
-    });
+    throw missingModule(
+      adapter,
+      unplaced,
+      layers.map(({ name }) => name),
+    );
   // Names the first of them, and what it may be instead.
   modulesOfAdapter({ ...adapter, modules: new Map(missing) }, layers);
   return feeds;
