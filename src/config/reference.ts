@@ -6,6 +6,16 @@ import {
   type StrategySchemas,
 } from './jsonSchema.ts';
 
+/** Read by a test, so that it stays a file that works. */
+const example = `\`\`\`yaml
+model: { path: models/my-llama }
+data: { task: prompt, train: data/train.jsonl, dev: data/dev.jsonl } # {"prompt": "2 + 2 =", "completion": " 4"}
+adapter: { strategy: alora, scorer: screened }
+budget: { rank: 8 }
+train: { epochs: 3, batchSize: 16, learningRate: 2e-4 }
+output: runs/first
+\`\`\``;
+
 /** The reference of the run file in Markdown, docs/run-file.md: every key with what it accepts and its default. */
 export function runFileReference(strategies: StrategySchemas): string {
   const schema = baseJsonSchema();
@@ -14,6 +24,8 @@ export function runFileReference(strategies: StrategySchemas): string {
     '# The run file',
     'Generated from the schema by `npm run docs:run-file`; `npx onnx-alora schema` prints the same as JSON Schema.',
     'YAML or JSON. An unknown key is an error that names line, column and the nearest known key. A key left empty counts as not given. A relative path is relative to the file; a path given by a flag, `--set` included, is relative to the working directory. `--set a.b=value` overrides any key; `--set a.b=null` unsets it; setting one of two keys that exclude each other displaces the other.',
+    example,
+    '`npx onnx-alora init` writes one with comments, and rows to train on; `--dry-run` prints a file with all defaults filled in.',
   ];
   for (const [name, section] of Object.entries(schema.properties ?? {})) {
     if (!section.properties) continue;

@@ -1,8 +1,11 @@
 import { readFileSync } from 'node:fs';
+import { resolve } from 'node:path';
 import { describe, expect, it } from 'vitest';
+import { parse } from 'yaml';
 import { z } from 'zod';
 import { runFileJsonSchema } from '../../src/config/jsonSchema.ts';
 import { runFileReference } from '../../src/config/reference.ts';
+import { resolveRunConfig } from '../../src/config/resolve.ts';
 import * as strategies from '../../src/strategies.ts';
 
 describe('runFileReference', () => {
@@ -12,6 +15,15 @@ describe('runFileReference', () => {
       .filter((line) => line.startsWith('| `'));
     expect(rows.length).toBeGreaterThan(35);
     for (const row of rows) expect(row.split(' | ').at(-1)).toMatch(/^\S.*\. \|$/);
+  });
+
+  it('begins with a run file that works', () => {
+    const [, example] = /```yaml\n(.*?)```/s.exec(runFileReference(strategies))!;
+    const options = { strategies, baseDir: '/project', name: 'run', locate: () => 'run.yaml' };
+    expect(resolveRunConfig(parse(example!), options)).toMatchObject({
+      adapter: { strategy: 'alora', scorer: 'screened' },
+      output: resolve('/project/runs/first'),
+    });
   });
 
   it('stands in docs/run-file.md as it is; `npm run docs:run-file` writes it', () => {
