@@ -8,6 +8,7 @@ import { liesBelow } from '../onnx/tensor.ts';
 import { rightModel } from './adapterMismatch.ts';
 import { readModelJson } from './jsonFile.ts';
 import { branchesOf } from './mergeBranch.ts';
+import { planFiles } from './mergeFiles.ts';
 import { patchesOf, uniquePatches } from './mergePlan.ts';
 import { requantisedOf } from './mergeRequantise.ts';
 import { copyPatched } from './mergeWrite.ts';
@@ -54,6 +55,8 @@ export interface MergeResult {
   readonly leftOut: readonly string[];
   /** Modules that were merged, heads included, in the adapter's order. */
   readonly modules: readonly string[];
+  /** Files that did not become what was asked for, a sentence each. */
+  readonly warnings: readonly string[];
 }
 
 /** Weights of other frameworks: beside a merged model they would be the unmerged ones. */
@@ -82,21 +85,27 @@ export function mergeAdapter(
   const onnx = files.filter((file) => file.endsWith('.onnx'));
   const chosen = options.files ? options.files.map((file) => chosenFile(root, onnx, file)) : onnx;
   const config = readModelJson(root);
-  const quantised = options.requantise ? requantisedOf : branchesOf;
-  const branched = chosen.flatMap((file) => quantised(root, file, config, adapter) ?? []);
-  const changed = branched.map(({ file, modules }) => ({ file, modules }));
-  const patches = chosen
-    .filter((file) => !branched.some((entry) => entry.file === file))
-    .map((file) => ({ file, patches: patchesOf(root, file, config, adapter) }));
+  const plan = planFiles(chosen, {
+    branch: (file) => branchesOf(root, file, config, adapter),
+    requantise: options.requantise ? (file) => requantisedOf(root, file, config, adapter) : undefined,
+    patch: (file) => patchesOf(root, file, config, adapter),
+  });
+  const { patches, warnings } = plan;
+  const branched = [...plan.branched, ...plan.requantised];
   const keys = new Set([
     ...patches.flatMap((entry) => entry.patches.map((patch) => patch.key)),
     ...branched.flatMap((entry) => entry.keys),
   ]);
-  const appended = classifierFor(adapter, keys, root, chosen);
+  const appended = classifierFor(
+    adapter,
+    keys,
+    root,
+    chosen.filter((file) => !plan.leftOut.includes(file)),
+  );
   if (appended) for (const part of ['weight', 'bias']) keys.add(`${appended.head.name}.${part}`);
   refuseUnplaced(adapter, keys, model);
   const skipped = new Set(files.filter((file) => otherFrameworks.test(basename(file))));
-  for (const file of onnx) if (!chosen.includes(file)) skipped.add(file);
+  for (const file of onnx) if (!chosen.includes(file) || plan.leftOut.includes(file)) skipped.add(file);
   copyPatched(
     root,
     files.filter((file) => !skipped.has(file)),
@@ -115,8 +124,8 @@ export function mergeAdapter(
     merged: patches
       .filter((entry) => entry.patches.length > 0)
       .map((entry) => ({ file: entry.file, tensors: entry.patches.map((patch) => patch.tensor) })),
-    branched: options.requantise ? [] : changed,
-    requantised: options.requantise ? changed : [],
+    branched: plan.branched.map(({ file, modules }) => ({ file, modules })),
+    requantised: plan.requantised.map(({ file, modules }) => ({ file, modules })),
     ...(appended
       ? {
           classifier: {
@@ -129,6 +138,7 @@ export function mergeAdapter(
     untouched: patches.filter((entry) => entry.patches.length === 0).map((entry) => entry.file),
     leftOut: [...skipped],
     modules: [...placed],
+    warnings,
   };
 }
 

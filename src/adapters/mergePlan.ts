@@ -205,7 +205,7 @@ export function refusePartial(
   throw new AloraError('model', 'MODEL_MERGE_NO_PLACE', 'A file holds only a part of the adapted modules', {
     where: file,
     got: `no ${missing.slice(0, 3).join(', no ')}${missing.length > 3 ? ', ...' : ''}`,
-    fix: 'Merge the other files alone (name them): this one was fused or named in another way.',
+    fix: 'Export this file again: it was fused or named in another way than the model that was trained.',
   });
 }
 

@@ -105,6 +105,22 @@ describe('merge with requantise', () => {
     expect(Math.abs(merged - adapted)).toBeLessThan(0.5 * Math.abs(adapted - base));
   });
 
+  it('gives a form that it cannot write its branch, where it lies beside one that it can', async () => {
+    const folder = folderOf('model_q4');
+    cpSync(`${model}/onnx/model_bnb4.onnx`, join(folder, 'onnx/model_bnb4.onnx'));
+    const out = join(scratch, 'beside');
+    const merged = await mergeModel({ adapter, model: folder, out, requantise: true, threads: 1 });
+    expect(merged.requantised.map(({ file }) => file)).toEqual(['onnx/model_q4.onnx']);
+    expect(merged.branched.map(({ file }) => file)).toEqual(['onnx/model_bnb4.onnx']);
+    expect(merged.warnings).toEqual([
+      expect.stringMatching(/^onnx\/model_bnb4\.onnx cannot be .*MatMulBnb4/),
+    ]);
+    expect(merged.verification.map(({ file }) => file).sort()).toEqual([
+      'onnx/model_bnb4.onnx',
+      'onnx/model_q4.onnx',
+    ]);
+  });
+
   it('refuses a form that it cannot write', async () => {
     const options = { adapter, model: folderOf('model_bnb4'), out: join(scratch, 'refused'), threads: 1 };
     await expect(mergeModel({ ...options, requantise: true })).rejects.toMatchObject({

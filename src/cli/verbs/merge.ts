@@ -3,6 +3,7 @@ import { AloraError } from '../../errors.ts';
 import { decimal, plural } from '../format.ts';
 import { deviceOption, example, jsonOption, openRunFile, printJson, threadsOption } from '../options.ts';
 import { shortPath } from '../paths.ts';
+import { coloursFor } from '../terminal.ts';
 import { namedByFlags } from '../typed.ts';
 
 interface Options {
@@ -56,6 +57,8 @@ async function mergeAdapter(adapter: string, { data, json, ...options }: Options
   const merging = flags(merge({ adapter, ...options, data: run?.config }));
   const result = await (run ? run.named(merging) : merging);
   if (json) return printJson(result);
+  for (const warning of result.warnings)
+    process.stderr.write(`${coloursFor(process.stderr).yellow('warning')}: ${warning}\n`);
   for (const { file, tensors } of result.merged)
     process.stdout.write(`merged ${plural(tensors.length, 'weight')} of ${file}\n`);
   for (const { file, modules } of result.branched)
