@@ -1,9 +1,8 @@
 import { existsSync, readFileSync } from 'node:fs';
 import { join } from 'node:path';
-import { makeFolder } from '../atomicFiles.ts';
 import { stringifyRunConfig } from '../config/write.ts';
 import { AloraError } from '../errors.ts';
-import { takeLock } from '../training/lock.ts';
+import { claimFolder } from '../training/lock.ts';
 import { planRun } from '../training/prepareRun.ts';
 import type { RunInfo } from '../training/reporter.ts';
 import { versions } from '../training/versions.ts';
@@ -95,10 +94,9 @@ export async function runComparison(file: CompareFile, options: CompareOptions):
   const fingerprint = fingerprinter();
   const plan = await planComparison(file, fingerprint);
   const { output, labels, info } = plan;
-  makeFolder(output);
-  reporter.onOutput?.(output);
-  const release = await takeLock(join(output, '.lock'));
+  const release = await claimFolder(output);
   try {
+    reporter.onOutput?.(output);
     const makeRunner = (): Runner =>
       typeof options.runner === 'function' ? options.runner(info.model, info.threads) : options.runner;
     let runner: Runner | undefined;

@@ -4,7 +4,7 @@ import { writeFileAtomic } from '../atomicFiles.ts';
 import { readRunFile } from '../config/read.ts';
 import { AloraError } from '../errors.ts';
 import type { StrategyRegistry } from '../training/assemble.ts';
-import { takeLock } from '../training/lock.ts';
+import { claimFolder } from '../training/lock.ts';
 import type { Reporter, RunResult } from '../training/reporter.ts';
 import { trainClaimed } from '../training/train.ts';
 import type { Failure, Job } from './runner.ts';
@@ -38,7 +38,7 @@ export function readFailure(folder: string): Failure | undefined {
 export async function runJob(job: Job, options: JobOptions): Promise<void> {
   const { folder, kind } = job;
   if (readResult(job)) return;
-  const release = await takeLock(join(folder, '.lock'), patience);
+  const release = await claimFolder(folder, patience);
   try {
     const { config, strategies } = await readRunFile(join(folder, 'run.yaml'), options);
     await trainClaimed(

@@ -34,7 +34,7 @@ const builtWorker = () => fileURLToPath(new URL('./worker.js', import.meta.url))
 
 /**
  * Runs jobs in processes of their own, `jobs` at a time. A process that dies fails its own job only. When the signal
- * aborts, workers save a checkpoint; when this process dies, they end by themselves.
+ * aborts, or an observer throws, workers save a checkpoint; when this process dies, they end by themselves.
  */
 export function localRunner({ jobs: width, worker = builtWorker() }: LocalRunnerOptions): Runner {
   if (!existsSync(worker))
@@ -46,27 +46,38 @@ export function localRunner({ jobs: width, worker = builtWorker() }: LocalRunner
     name: 'local',
     async run(jobs, events, signal) {
       const waiting = [...jobs];
+      const broken = new AbortController();
+      const stop = AbortSignal.any([signal, broken.signal]);
       const lane = async () => {
-        for (let job = waiting.shift(); job; job = waiting.shift()) {
-          if (signal.aborted) return;
-          events.onStart?.(job);
-          events.onEnd?.(job, await runInWorker(worker, job, events, signal));
+        try {
+          for (let job = waiting.shift(); job; job = waiting.shift()) {
+            if (stop.aborted) return;
+            events.onStart?.(job);
+            events.onEnd?.(job, await runInWorker(worker, job, events, stop));
+          }
+        } catch (error) {
+          broken.abort();
+          throw error;
         }
       };
-      await Promise.all(Array.from({ length: Math.min(width, jobs.length) }, lane));
+      const lanes = await Promise.allSettled(Array.from({ length: Math.min(width, jobs.length) }, lane));
+      const failed = lanes.find(({ status }) => status === 'rejected') as PromiseRejectedResult | undefined;
+      if (failed) throw failed.reason;
     },
   };
 }
 
+/** Resolves when the worker has ended; rejects then with what an observer has thrown. */
 function runInWorker(
   worker: string,
   job: Job,
   events: JobEvents,
   signal: AbortSignal,
 ): Promise<Failure | undefined> {
-  return new Promise((resolve) => {
+  return new Promise((resolve, reject) => {
     const child = fork(worker, [], { stdio: ['ignore', 'ignore', 'pipe', 'ipc'] });
     let said: FromWorker | undefined;
+    let thrown: { readonly error: unknown } | undefined;
     let complaint = '';
     child.stderr?.setEncoding('utf8').on('data', (text: string) => {
       complaint = (complaint + text).slice(-2000);
@@ -75,18 +86,24 @@ function runInWorker(
     const interrupt = () => send({ type: 'interrupt' });
     signal.addEventListener('abort', interrupt);
     child.on('message', (message: FromWorker) => {
-      if (message.type === 'plan') events.onPlan?.(job, message.info);
-      else if (message.type === 'step') events.onStep?.(job, message.step, message.loss);
-      else if (message.type === 'answers') events.onAnswers?.(job, message.event);
-      else if (message.type === 'warning') events.onWarning?.(job, message.message);
-      else said = message;
+      try {
+        if (message.type === 'plan') events.onPlan?.(job, message.info);
+        else if (message.type === 'step') events.onStep?.(job, message.step, message.loss);
+        else if (message.type === 'answers') events.onAnswers?.(job, message.event);
+        else if (message.type === 'warning') events.onWarning?.(job, message.message);
+        else said = message;
+      } catch (error) {
+        thrown ??= { error };
+        interrupt();
+      }
     });
     child.on('error', (error) => {
       complaint = error.message;
     });
     child.on('close', (code, name) => {
       signal.removeEventListener('abort', interrupt);
-      if (said?.type === 'done') resolve(undefined);
+      if (thrown) reject(thrown.error);
+      else if (said?.type === 'done') resolve(undefined);
       else if (said?.type === 'failed') resolve(recordFailure(job.folder, said.failure));
       else resolve(recordFailure(job.folder, crashOf(child, code, name, complaint)));
     });

@@ -1,6 +1,6 @@
 import { existsSync, linkSync, readFileSync, rmSync, writeFileSync } from 'node:fs';
-import { dirname } from 'node:path';
-import { makeFolder } from '../atomicFiles.ts';
+import { dirname, join } from 'node:path';
+import { cannotWrite, makeFolder } from '../atomicFiles.ts';
 import { AloraError } from '../errors.ts';
 
 /** A running process, told apart from a later one with the same number where the system says when it began. */
@@ -91,19 +91,31 @@ const inUse = (path: string, { pid }: Owner): AloraError =>
     fix: `wait for it to end; if there is no such process, delete ${path}`,
   });
 
-/** Refuses a lock that is held, and takes none: for a look before long work. Errors: OUTPUT_IN_USE. */
-export function refuseHeld(path: string): void {
+const lockOf = (folder: string): string => join(folder, '.lock');
+
+/** Refuses a folder that another process has claimed: for a look before long work. Errors: OUTPUT_IN_USE. */
+export function refuseClaimed(folder: string): void {
+  const path = lockOf(folder);
   const owner = ownerOf(path);
   if (owner && isAlive(owner)) throw inUse(path, owner);
 }
 
 /**
- * Takes a lock file for this process and returns what gives it back. A lock whose process is gone is taken over; one
- * whose process still ends (a worker that has lost its parent finishes its step) is waited for.
- * Throws `storage` OUTPUT_IN_USE where another process holds it for longer than `patience` milliseconds.
+ * Makes a folder where there is none and takes it for this process, by the lock file `.lock`; returns what gives it
+ * back. A lock whose process is gone is taken over; one whose process still ends (a worker that has lost its parent
+ * finishes its step) is waited for. Errors (storage): OUTPUT_IN_USE where another process holds the folder for longer
+ * than `patience` milliseconds, STORAGE_WRITE, STORAGE_FULL.
  */
-export async function takeLock(path: string, patience = 0): Promise<() => void> {
-  makeFolder(dirname(path));
+export async function claimFolder(folder: string, patience = 0): Promise<() => void> {
+  try {
+    makeFolder(folder);
+    return await takeLock(lockOf(folder), patience);
+  } catch (cause) {
+    throw cause instanceof AloraError ? cause : cannotWrite(folder, cause);
+  }
+}
+
+async function takeLock(path: string, patience: number): Promise<() => void> {
   const mine = JSON.stringify({ pid: process.pid, began: beginningOf(process.pid) ?? '' } satisfies Owner);
   const deadline = Date.now() + patience;
   for (;;) {

@@ -1,8 +1,7 @@
 import { appendFileSync, existsSync, readdirSync, readFileSync, rmSync, truncateSync } from 'node:fs';
 import { join } from 'node:path';
-import { cannotWrite, makeFolder } from '../atomicFiles.ts';
+import { cannotWrite } from '../atomicFiles.ts';
 import { AloraError } from '../errors.ts';
-import { refuseHeld, takeLock } from './lock.ts';
 import type { MetricsEvent } from './reporter.ts';
 
 /** What a run writes beside run.yaml, which every run writes anew; `--force` removes these and nothing else. */
@@ -58,24 +57,6 @@ export class RunFolder {
       });
   }
 
-  /** Refuses a folder in which another process works, as `claim` would later. Errors: OUTPUT_IN_USE. */
-  refuseInUse(): void {
-    refuseHeld(this.file('.lock'));
-  }
-
-  /**
-   * Creates the folder where there is none and takes it for this process; returns what gives it back. Errors:
-   * OUTPUT_IN_USE, STORAGE_WRITE.
-   */
-  async claim(): Promise<() => void> {
-    guarded(this.path, () => makeFolder(this.path));
-    try {
-      return await takeLock(this.file('.lock'));
-    } catch (cause) {
-      throw cause instanceof AloraError ? cause : cannotWrite(this.path, cause);
-    }
-  }
-
   /** Deletes what an earlier run wrote. */
   clear(): void {
     guarded(this.path, () => {
@@ -83,7 +64,7 @@ export class RunFolder {
     });
   }
 
-  /** Undoes `claim` in a new folder: an error before the first step leaves none. */
+  /** Undoes `claimFolder` in a new folder: an error before the first step leaves none. */
   remove(): void {
     rmSync(this.path, { recursive: true, force: true });
   }

@@ -2,6 +2,7 @@ import { existsSync, readFileSync } from 'node:fs';
 import type { RunConfig } from '../config/schema.ts';
 import type { StrategyRegistry } from './assemble.ts';
 import { requireSameConfiguration } from './checkpoint.ts';
+import { claimFolder, refuseClaimed } from './lock.ts';
 import { prepareRun } from './prepareRun.ts';
 import type { RunResult } from './reporter.ts';
 import { RunFolder } from './runFolder.ts';
@@ -20,8 +21,8 @@ export interface TrainOptions extends LoopOptions {
  */
 export async function trainRun(config: RunConfig, options: TrainOptions): Promise<RunResult> {
   // Loading the model takes long: what is known to be in use is refused before.
-  new RunFolder(config.output).refuseInUse();
-  return trainWith(config, options, (folder) => folder.claim());
+  refuseClaimed(config.output);
+  return trainWith(config, options, () => claimFolder(config.output));
 }
 
 /** The same for a caller that holds the lock of the output folder, `.lock`, itself. */
@@ -32,7 +33,7 @@ export async function trainClaimed(config: RunConfig, options: TrainOptions): Pr
 async function trainWith(
   config: RunConfig,
   options: TrainOptions,
-  claim: (folder: RunFolder) => Promise<() => void>,
+  claim: () => Promise<() => void>,
 ): Promise<RunResult> {
   const folder = new RunFolder(config.output);
   const finished = () => {
@@ -48,7 +49,7 @@ async function trainWith(
   try {
     await run.runtime.open();
     const isNew = !existsSync(folder.path);
-    const release = await claim(folder);
+    const release = await claim();
     try {
       // Another process may have come first and be done by now.
       folder.check(options);

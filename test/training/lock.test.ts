@@ -5,30 +5,37 @@ import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { setTimeout as sleep } from 'node:timers/promises';
 import { afterAll, expect, it } from 'vitest';
-import { takeLock } from '../../src/training/lock.ts';
+import { claimFolder } from '../../src/training/lock.ts';
 
 const scratch = mkdtempSync(join(tmpdir(), 'onnx-alora-lock-'));
 afterAll(() => rmSync(scratch, { recursive: true }));
 
 it('is held by one at a time, and given back', async () => {
-  const path = join(scratch, 'one', '.lock');
-  const release = await takeLock(path);
-  await expect(takeLock(path)).rejects.toMatchObject({ kind: 'storage', code: 'OUTPUT_IN_USE' });
-  const waiting = takeLock(path, 5_000);
+  const folder = join(scratch, 'one');
+  const release = await claimFolder(folder);
+  await expect(claimFolder(folder)).rejects.toMatchObject({ kind: 'storage', code: 'OUTPUT_IN_USE' });
+  const waiting = claimFolder(folder, 5_000);
   release();
   (await waiting)();
-  expect(readdirSync(join(scratch, 'one'))).toEqual([]);
+  expect(readdirSync(folder)).toEqual([]);
 });
 
 it('of a process that is gone, or whose number another one has now, is taken over', async () => {
   const path = join(scratch, '.lock');
   // Numbers above the limit of Linux belong to nobody.
   writeFileSync(path, JSON.stringify({ pid: 2 ** 22 + 1, began: '' }));
-  (await takeLock(path))();
+  (await claimFolder(scratch))();
   writeFileSync(path, JSON.stringify({ pid: process.pid, began: 'another boot' }));
-  (await takeLock(path))();
+  (await claimFolder(scratch))();
   writeFileSync(path, '{"pid":');
-  (await takeLock(path))();
+  (await claimFolder(scratch))();
+});
+
+it('is refused as a storage error where no folder can be', async () => {
+  const file = join(scratch, 'file');
+  writeFileSync(file, '');
+  for (const folder of [file, join(file, 'below')])
+    await expect(claimFolder(folder)).rejects.toMatchObject({ kind: 'storage', code: 'STORAGE_WRITE' });
 });
 
 it.skipIf(!existsSync('/proc/self/stat'))(
@@ -46,9 +53,8 @@ it.skipIf(!existsSync('/proc/self/stat'))(
       process.kill(pid, 'SIGKILL');
       while (fields()[0] !== 'Z') await sleep(5);
       const boot = readFileSync('/proc/sys/kernel/random/boot_id', 'utf8').trim();
-      const path = join(scratch, '.zombie');
-      writeFileSync(path, JSON.stringify({ pid, began: `${boot} ${fields()[19]}` }));
-      (await takeLock(path))();
+      writeFileSync(join(scratch, '.lock'), JSON.stringify({ pid, began: `${boot} ${fields()[19]}` }));
+      (await claimFolder(scratch))();
     } finally {
       parent.kill();
     }

@@ -18,7 +18,7 @@ import type { AdapterStrategy } from '../../src/adapters/strategy.ts';
 import type { AloraError } from '../../src/errors.ts';
 import * as strategies from '../../src/strategies.ts';
 import { initialState, restoreCheckpoint, writeCheckpoint } from '../../src/training/checkpoint.ts';
-import { takeLock } from '../../src/training/lock.ts';
+import { claimFolder } from '../../src/training/lock.ts';
 import type { MetricsEvent, Reporter } from '../../src/training/reporter.ts';
 import { RunFolder } from '../../src/training/runFolder.ts';
 import { trainRun } from '../../src/training/train.ts';
@@ -199,7 +199,7 @@ describe('resuming', () => {
   it('refuses such a folder before it opens the model', async () => {
     const folder = join(scratch, 'held');
     const run = tinyRun(folder, { ...changes, model: { path: join(scratch, 'no-model') } });
-    const release = await takeLock(join(folder, '.lock'));
+    const release = await claimFolder(folder);
     await expect(trainRun(run, { strategies })).rejects.toMatchObject({ code: 'OUTPUT_IN_USE' });
     release();
     await expect(trainRun(run, { strategies })).rejects.toMatchObject({ code: 'MODEL_NOT_FOUND' });

@@ -1,7 +1,7 @@
-import { existsSync, readFileSync, renameSync, writeFileSync } from 'node:fs';
+import { existsSync, readFileSync } from 'node:fs';
 import { basename, dirname, extname, join, relative, resolve, sep } from 'node:path';
 import type { Command } from 'commander';
-import { makeFolder } from '../../atomicFiles.ts';
+import { writeFileAtomic } from '../../atomicFiles.ts';
 import { AloraError, nearest } from '../../errors.ts';
 import { embeddedModel } from '../installation.ts';
 import { shellWord } from '../paths.ts';
@@ -53,7 +53,7 @@ function init(file: string, { template: name, force = false }: Options): void {
       where: taken.join(', '),
       fix: 'name another file, or give --force',
     });
-  for (const [path, text] of written) writeWhole(path, text);
+  for (const [path, text] of written) writeFileAtomic(path, text);
   const word = shellWord(file);
   for (const path of written.keys()) process.stdout.write(`wrote ${relative('', path)}\n`);
   process.stdout.write(
@@ -84,9 +84,3 @@ const holds = (path: string, text: string): boolean => {
     return false;
   }
 };
-
-function writeWhole(path: string, text: string): void {
-  makeFolder(dirname(path));
-  writeFileSync(`${path}.tmp`, text);
-  renameSync(`${path}.tmp`, path);
-}
