@@ -68,17 +68,30 @@ export interface StepCase {
   readonly threads: number;
   /** Ours only: model.compute. Default float32. */
   readonly compute?: (typeof computes)[number];
+  /** Ours only: train.recompute. Default false. */
+  readonly recompute?: boolean;
 }
 
 export function stepCase(
   name: string,
   labelling: Labelling,
-  run: Pick<StepCase, 'steps' | 'threads' | 'compute'>,
+  run: Pick<StepCase, 'steps' | 'threads' | 'compute' | 'recompute'>,
 ): StepCase {
   const { vocabulary, targets, modulesToSave } = models[name]!;
-  const { steps, threads, compute } = run;
+  const { steps, threads, compute, recompute } = run;
   const folder = modelFolder(name);
-  return { folder, vocabulary, targets, modulesToSave, labelling, ...shape, steps, threads, compute };
+  return {
+    folder,
+    vocabulary,
+    targets,
+    modulesToSave,
+    labelling,
+    ...shape,
+    steps,
+    threads,
+    compute,
+    recompute,
+  };
 }
 
 /** The folder of a model, written at its first use. */

@@ -21,6 +21,8 @@ export interface BenchOptions {
   readonly threads: number;
   /** Of ours: model.compute. */
   readonly compute: (typeof computes)[number];
+  /** Of ours: train.recompute. */
+  readonly recompute: boolean;
   /** Files with ratios to compare with, and to write them to. */
   readonly check?: string;
   readonly store?: string;
@@ -46,6 +48,7 @@ Models have real shapes and random weights.
   --steps <n>        measured steps of a process (default 3)
   --threads <n>      0: one a core (default 0)
   --compute <name>   ${computes.join(' or ')}: model.compute of ours (default float32)
+  --recompute        train.recompute of ours
   --check [file]     exit with 1 where a ratio has fallen by more than 15 % below the stored one (${storedRatios})
   --store [file]     store the ratios of this run for --check (${storedRatios})
   --json             print the results as JSON instead of tables
@@ -72,6 +75,7 @@ export function readOptions(tables: Tables): BenchOptions {
       steps: { type: 'string', default: '3' },
       threads: { type: 'string', default: '0' },
       compute: { type: 'string', default: 'float32' },
+      recompute: { type: 'boolean', default: false },
       check: { type: 'string' },
       store: { type: 'string' },
       json: { type: 'boolean', default: false },
@@ -87,6 +91,7 @@ export function readOptions(tables: Tables): BenchOptions {
     steps: whole('steps', options.steps, 1),
     threads: whole('threads', options.threads, 0),
     compute: words('compute', options.compute, computes)[0] ?? 'float32',
+    recompute: options.recompute,
     check: options.check,
     store: options.store,
     json: options.json,

@@ -1,10 +1,7 @@
-import { mkdtempSync, readdirSync, readFileSync, rmSync } from 'node:fs';
-import { tmpdir } from 'node:os';
-import { join } from 'node:path';
 import { parseArgs } from 'node:util';
-import { InferenceSession } from 'onnxruntime-node';
 import { assemble, openModel } from '../src/training/assemble.ts';
 import { type Labelling, models, shape, stepCase } from './cases.ts';
+import { type Kernel, profileSessions, total } from './kernels.ts';
 import { batchOf, configOf, strategies } from './training.ts';
 
 const help = `npm run bench:profile -- [options]
@@ -31,14 +28,6 @@ if (options.help) {
   process.exit(0);
 }
 
-interface Kernel {
-  readonly name: string;
-  readonly op: string;
-  readonly inputs: readonly (readonly number[])[];
-  readonly outputs: readonly (readonly number[])[];
-  readonly milliseconds: number;
-}
-
 for (const name of options.models.split(','))
   for (const labelling of models[name]!.labellings) await report(name, labelling);
 
@@ -59,16 +48,7 @@ async function report(name: string, labelling: Labelling): Promise<void> {
 async function profile(name: string, labelling: Labelling): Promise<Kernel[]> {
   const [steps, threads] = [Number(options.steps), Number(options.threads)];
   const step = stepCase(name, labelling, { steps, threads });
-  const folder = mkdtempSync(join(tmpdir(), 'onnx-alora-profile-'));
-  const sessions: InferenceSession[] = [];
-  const { create } = InferenceSession;
-  InferenceSession.create = async (path: unknown, given: unknown) => {
-    const profiled = { ...(given as object), enableProfiling: true, profileFilePrefix: join(folder, 'step') };
-    const session = (await Reflect.apply(create, InferenceSession, [path, profiled])) as InferenceSession;
-    sessions.push(session);
-    return session;
-  };
-  try {
+  const [kernels] = await profileSessions(async () => {
     const config = configOf(step);
     const length = { totalSteps: steps, stepsPerEpoch: steps };
     const run = assemble(openModel(config.model), config, { strategies, length });
@@ -76,53 +56,9 @@ async function profile(name: string, labelling: Labelling): Promise<Kernel[]> {
       const batch = batchOf(step, i);
       await run.runtime.step(batch, { loss: 1 / batch.rows.length, penalty: 1 });
     }
-    for (const session of sessions) session.endProfiling();
-    await run.close();
-    return readProfile(join(folder, readdirSync(folder)[0]!));
-  } finally {
-    InferenceSession.create = create;
-    rmSync(folder, { recursive: true });
-  }
-}
-
-interface ProfileEvent {
-  readonly cat: string;
-  readonly name: string;
-  /** Microseconds. */
-  readonly ts: number;
-  readonly dur: number;
-  readonly args: {
-    readonly op_name: string;
-    readonly input_type_shape?: readonly Record<string, number[]>[];
-    readonly output_type_shape?: readonly Record<string, number[]>[];
-  };
-}
-
-function readProfile(path: string): Kernel[] {
-  const events = JSON.parse(readFileSync(path, 'utf8')) as ProfileEvent[];
-  // The first run warms the allocator.
-  const runs = events.filter((event) => event.name === 'model_run').slice(1);
-  const kernels = events.filter((event) => event.cat === 'Node' && event.name.endsWith('_kernel_time'));
-  const shapes = (typed: readonly Record<string, number[]>[] = []) =>
-    typed.map((each) => Object.values(each)[0] ?? []);
-  return runs
-    .map(({ ts, dur }) => kernels.filter((kernel) => kernel.ts >= ts && kernel.ts < ts + dur))
-    .map((run) =>
-      run.map(({ name, dur, args }) => ({
-        name: name.replace(/_kernel_time$/, ''),
-        op: args.op_name,
-        inputs: shapes(args.input_type_shape),
-        outputs: shapes(args.output_type_shape),
-        milliseconds: dur / 1000,
-      })),
-    )
-    .reduce((best, run) =>
-      best.map((kernel, i) => (run[i]!.milliseconds < kernel.milliseconds ? run[i]! : kernel)),
-    );
-}
-
-function total(kernels: readonly Kernel[]): number {
-  return kernels.reduce((sum, { milliseconds }) => sum + milliseconds, 0);
+    return () => run.close();
+  });
+  return kernels!;
 }
 
 function longest(kernels: readonly Kernel[], keyOf: (kernel: Kernel) => string): [string, Kernel[]][] {

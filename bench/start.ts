@@ -4,6 +4,7 @@ import type { InferenceSession } from 'onnxruntime-node';
 import { chunkLengths } from '../src/autodiff/chunkedLoss.ts';
 import { readModel } from '../src/onnx/decode.ts';
 import type { Model } from '../src/onnx/graph.ts';
+import { inputNames } from '../src/runtime/adaptedModel.ts';
 import { activationBytes, type Lengths, weightBytes } from '../src/runtime/memory.ts';
 import { findModel } from '../src/runtime/modelDirectory.ts';
 import { openWorkspace } from '../src/runtime/workspace.ts';
@@ -17,8 +18,10 @@ export interface StartParts {
   readonly time: Readonly<Record<string, number>>;
   /** Bytes, as the operating system counts them. */
   readonly memory: Readonly<Record<string, number>>;
-  /** Bytes of activations and gradients of sessions of which one is open at a time. */
+  /** Bytes of activations and gradients of sessions of which one is open at a time, unless they stay open. */
   readonly inTurn: Readonly<Record<'step' | 'evaluation', number>>;
+  /** Sessions that pack 8-bit weights do. */
+  readonly stayOpen: boolean;
   readonly weights: number;
   /** Bytes of resident memory at its highest. */
   readonly peak: number;
@@ -63,12 +66,11 @@ const opened = openModel(config.model, {
     return path;
   },
 });
-const feedsOf = new Map<number, InferenceSession.FeedsType>();
-let runs = 0;
+const feedsOf = new Map<'step' | 'evaluation', InferenceSession.FeedsType>();
 let isReady = false;
 watchSessions({
-  onCreate: () => !isReady && end(`session: ${[...graphs.keys()].at(-1)}`),
-  onRun: (_, feeds) => feedsOf.set(runs++, feeds),
+  onCreate: () => isReady || end(graphs.size > 0 ? `session: ${[...graphs.keys()].at(-1)}` : '8-bit test'),
+  onRun: (_, feeds) => feedsOf.set(inputNames.lossScale in feeds ? 'step' : 'evaluation', feeds),
 });
 const length = { totalSteps: 10, stepsPerEpoch: 10 };
 const run = assemble(opened, config, { strategies, length });
@@ -89,21 +91,29 @@ end('first evaluation, its session opened again');
 
 const { values, gradients, firstMoments, secondMoments } = run.adapters;
 const [stepGraph, evaluation] = [graphs.get('step')!, graphs.get('evaluation')!];
+const stayOpen = step.compute === 'int8';
 const parts: StartParts = {
   time,
   memory: {
     'Node, our modules, ONNX Runtime': bare,
     'reading and preparing the model': built - bare,
-    'weights, mapped from their file': weightBytes(stepGraph),
+    ...(stayOpen
+      ? {
+          'weights, mapped by the step': weightBytes(stepGraph),
+          'weights, packed by the step': weightBytes(stepGraph, 'int8'),
+          'weights, mapped by the evaluation': weightBytes(evaluation),
+        }
+      : { 'weights, mapped from their file': weightBytes(stepGraph) }),
     'parameters, gradients, moments': [values, gradients, firstMoments, secondMoments].reduce(
       (sum, array) => sum + array.byteLength,
       0,
     ),
   },
   inTurn: {
-    step: activationBytes(stepGraph, lengthsOf(stepGraph, feedsOf.get(0)!)).arena,
-    evaluation: activationBytes(evaluation, lengthsOf(evaluation, feedsOf.get(runs - 1)!)).arena,
+    step: activationBytes(stepGraph, lengthsOf(stepGraph, feedsOf.get('step')!)).arena,
+    evaluation: activationBytes(evaluation, lengthsOf(evaluation, feedsOf.get('evaluation')!)).arena,
   },
+  stayOpen,
   weights: weightBytes(stepGraph),
   peak: process.resourceUsage().maxRSS * 1024,
 };

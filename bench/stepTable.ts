@@ -51,11 +51,14 @@ export const stepTable: BenchTable = {
   },
 };
 
-const nameOf = ({ compute }: Pick<StepCase, 'compute'>) =>
-  compute === 'int8' ? 'onnx-alora int8' : 'onnx-alora';
+/** Settings that are not the default, as words. */
+const settings = ({ compute, recompute }: StepCase) => [
+  ...(compute === 'int8' ? ['int8'] : []),
+  ...(recompute ? ['recompute'] : []),
+];
 
 function contenders(step: StepCase, python: string | undefined, { peers }: BenchOptions): Contender[] {
-  const ours = { name: nameOf(step), run: () => runOurs(step) };
+  const ours = { name: ['onnx-alora', ...settings(step)].join(' '), run: () => runOurs(step) };
   if (!python) return [ours];
   return [
     ours,
@@ -154,7 +157,7 @@ function summary(ours: Entry, others: readonly Entry[]): string[] {
 
 /** Of each peer to ours: time of a step, and peak memory. */
 function ratiosOf({ model, labelling, entries: [ours, ...others] }: CaseResult): Record<string, Spread> {
-  const row = [model, labelling, ...(ours.name === nameOf({ compute: 'int8' }) ? ['int8'] : [])].join(', ');
+  const row = [model, labelling, ...ours.name.split(' ').slice(1)].join(', ');
   return Object.fromEntries(
     others.filter(hasRun).flatMap((entry) => [
       [`${row}: time of ${entry.name}`, pairedRatio(stepsOf(entry), stepsOf(ours))],

@@ -16,6 +16,8 @@ export interface TrainTimes {
   readonly after: readonly number[];
   /** Of one checkpoint. */
   readonly checkpoints: readonly number[];
+  /** Bytes of resident memory at its highest, two evaluations included. */
+  readonly peak: number;
 }
 
 const step = JSON.parse(readFileSync(0, 'utf8')) as StepCase;
@@ -32,8 +34,14 @@ try {
   await trainRun(
     {
       ...config,
-      data: { ...config.data, train: join(scratch, 'dev.txt'), maxLength: step.length },
-      train: { ...config.train, batchSize: step.batch, checkpointEvery: 3, steps: step.steps },
+      data: {
+        ...config.data,
+        train: join(scratch, 'dev.txt'),
+        dev: join(scratch, 'test.txt'),
+        maxLength: step.length,
+        maxRows: { dev: step.batch },
+      },
+      train: { ...config.train, batchSize: step.batch, checkpointEvery: 3, evalEvery: 0, sample: false },
       output: join(scratch, 'run'),
     },
     {
@@ -66,5 +74,6 @@ const measured: TrainTimes = {
   before: inSeconds(times.map((time) => time.before)),
   after: inSeconds(times.map((time) => time.after)),
   checkpoints: inSeconds(checkpoints.map(({ begun, ended }) => ended - begun)),
+  peak: process.resourceUsage().maxRSS * 1024,
 };
 console.log(JSON.stringify(measured));

@@ -15,7 +15,7 @@ export function configOf(step: StepCase): RunConfig {
       data: { task: step.labelling === 'classification' ? 'classification' : 'text', train: 'none.jsonl' },
       adapter: { strategy: 'lora', alpha: 2 * step.rank, modulesToSave: [...step.modulesToSave] },
       budget: { rank: step.rank },
-      train: { steps: step.steps },
+      train: { steps: step.steps, recompute: step.recompute ?? false },
       runtime: { threads: step.threads },
     },
     { strategies },

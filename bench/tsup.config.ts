@@ -5,6 +5,7 @@ export default defineConfig({
   entry: {
     agreement: 'bench/agreement.ts',
     compute: 'bench/compute.ts',
+    products: 'bench/products.ts',
     profile: 'bench/profile.ts',
     run: 'bench/run.ts',
     forward: 'bench/forward.ts',

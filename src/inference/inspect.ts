@@ -217,7 +217,7 @@ function estimate(
   });
   const [step, evaluation] = [sessionOf(graphs.step), sessionOf(graphs.evaluation)];
   // The step's 8-bit products keep a packed copy beside the file.
-  if (compute === 'int8') step.mapped *= 2;
+  if (compute === 'int8') step.mapped += weightBytes(graphs.step, 'int8');
   // Where weights are packed, both sessions stay open; else one is closed while the other works.
   const stayOpen = compute === 'int8' || worthPacking(graphs.evaluation.graph, 'batches');
   const larger =

@@ -1,4 +1,4 @@
-import { byteLength } from '../onnx/dtype.ts';
+import { byteLength, type DType } from '../onnx/dtype.ts';
 import type { Model, Node, Value } from '../onnx/graph.ts';
 import { executionOrder } from '../passes/executionOrder.ts';
 import { evaluate } from '../passes/symbolic.ts';
@@ -105,9 +105,10 @@ function sizeOf({ dtype, shape }: Value, lengths: Lengths): number {
   return byteLength(dtype, count);
 }
 
-/** Bytes of all constants of a graph. */
-export function weightBytes({ graph }: Model): number {
+/** Bytes of all constants of a graph, or of those of one type. */
+export function weightBytes({ graph }: Model, dtype?: DType): number {
   let total = 0;
-  for (const { initializer } of graph.initializers) total += initializer!.byteLength;
+  for (const { initializer } of graph.initializers)
+    if (!dtype || initializer!.dtype === dtype) total += initializer!.byteLength;
   return total;
 }
