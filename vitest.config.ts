@@ -19,6 +19,8 @@ export default defineConfig({
     testTimeout: 300_000,
     hookTimeout: 300_000,
     teardownTimeout: 60_000,
+    // What a terminal can show is up to each test, not to the one that the tests run in.
+    env: { TERM: 'xterm', NO_COLOR: '' },
     // Continuous integration counts the tests in the JSON report.
     reporters: process.env.CI ? ['default', ['json', { outputFile: 'coverage/tests.json' }]] : ['default'],
   },
