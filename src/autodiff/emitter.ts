@@ -95,7 +95,7 @@ export class Emitter {
     const left = typeof a === 'number' ? this.builder.scalar(a, this.dtype(like)) : a;
     const right = typeof b === 'number' ? this.builder.scalar(b, this.dtype(like)) : b;
     const [wide, other] = [this.expanded.get(left), this.expanded.get(right)];
-    // A number, or a sum or product of two equally expanded values, stays unexpanded.
+    // A number acts on what was expanded; with a value of the whole shape, broadcasting expands it.
     if (wide && typeof b === 'number') return this.expandTo(this.binary(op, wide.source, right), wide.like);
     if (wide && this.fills(right, wide.like)) return this.binary(op, wide.source, right);
     if (other && this.fills(left, other.like)) return this.binary(op, left, other.source);

@@ -5,6 +5,7 @@ import type { ModelConfig } from '../adapters/module.ts';
 import type { ClassifierNotes } from '../adapters/newClassifier.ts';
 import { packAdapter } from '../adapters/packAdapter.ts';
 import type { LoadedPeftAdapter } from '../adapters/peft.ts';
+import { constantOf } from '../adapters/targets.ts';
 import { AloraError, nearest } from '../errors.ts';
 import type { Tensor } from '../onnx/tensor.ts';
 import type { Feeds } from '../runtime/session.ts';
@@ -113,7 +114,7 @@ function headFactors(
     for (let o = 0; o < out; o++)
       difference[i * out + o]! -=
         module.weight.layout === 'in-out' ? base[i * out + o]! : base[o * width + i]!;
-  const before = module.bias?.initializer?.toFloat32();
+  const before = constantOf(module.bias)?.tensor.toFloat32();
   const biasDelta = (ownBias?.toFloat32() ?? before ?? new Float32Array(out)).map(
     (v, o) => v - (before?.[o] ?? 0),
   );

@@ -84,7 +84,7 @@ export function writeTensors(tensors: readonly Tensor[], path: string, options: 
   return moved;
 }
 
-/** All tensors of a graph and its subgraphs, those in attributes included. */
+/** All initializers of a graph and of the subgraphs in its attributes. */
 function* tensorsOf(graph: Graph): Generator<Tensor> {
   for (const value of graph.initializers) if (value.initializer) yield value.initializer;
   for (const node of graph.nodes)
