@@ -5,7 +5,7 @@ import { checkShape, otherReader, setBias, transposed } from './mergePlan.ts';
 import { withProduct } from './mergeWrite.ts';
 import type { LinearModule, ModelConfig, ModuleUse } from './module.ts';
 import type { PeftAdapter } from './peft.ts';
-import { gridOf, type QuantGrid, quantiserOf } from './quantGrid.ts';
+import { dequantised, gridOf, type QuantGrid, quantiserOf } from './quantGrid.ts';
 import { type AdaptedFile, openQuantised } from './quantisedFile.ts';
 import { constantOf, setConstant } from './targets.ts';
 
@@ -109,13 +109,6 @@ function changed(
   const weights = adapter.modules.get(module.name)!;
   checkShape(file, module, adapter, weights.in, weights.out);
   return withProduct(before, weights, layout);
-}
-
-export function dequantised({ q, scales, zeros, group }: QuantGrid): Float32Array {
-  return Float32Array.from({ length: q.length }, (_, i) => {
-    const g = group(i);
-    return (q[i]! - zeros[g]!) * scales[g]!;
-  });
 }
 
 /** Writes the nearest numbers of the grid, with each group's scale and zero point as they are or made for its range. */

@@ -1,6 +1,7 @@
+import { AloraError } from '../errors.ts';
 import type { Node, Value } from '../onnx/graph.ts';
 import { Tensor } from '../onnx/tensor.ts';
-import type { ModuleUse } from './module.ts';
+import type { LinearModule, ModuleUse } from './module.ts';
 import { constantOf, setConstant } from './targets.ts';
 
 /** A quantised weight: element i is (q[i] - zeros[g]) * scales[g], g = group(i). */
@@ -63,6 +64,31 @@ export function gridOf({ node, weight }: ModuleUse): QuantGrid | undefined {
         setConstant(zero.value, Tensor.of(zero.tensor.dtype, points, zero.tensor.dims));
     },
   };
+}
+
+/** The numbers that a grid stands for, in its layout. */
+export function dequantised({ q, scales, zeros, group }: QuantGrid): Float32Array {
+  return Float32Array.from({ length: q.length }, (_, i) => {
+    const g = group(i);
+    return (q[i]! - zeros[g]!) * scales[g]!;
+  });
+}
+
+/** The weight of a head as floats, quantised or not. Errors: MODEL_HEAD_FORM. */
+export function headWeight(head: LinearModule): {
+  readonly values: Float32Array;
+  readonly layout: 'in-out' | 'out-in';
+} {
+  const { storage, tensor, layout } = head.weight;
+  if (storage === 'float') return { values: tensor.toFloat32(), layout };
+  const grid = gridOf(head);
+  if (grid) return { values: dequantised(grid), layout: grid.layout };
+  throw new AloraError('model', 'MODEL_HEAD_FORM', 'The weight of a head is quantised in an unknown form', {
+    where: head.name,
+    got: `${head.node.op} with ${tensor.dtype}`,
+    allowed: 'floats, int8 or uint8 per matrix or channel, 4 or 8 bits in blocks',
+    fix: 'Name another file of the model in model.file, or merge the adapter into this one.',
+  });
 }
 
 const rounding = (scale: Tensor) => (value: number) => Tensor.of(scale.dtype, [value], []).toFloat32()[0]!;

@@ -232,7 +232,7 @@ function floatProduct(node: Node, transB: boolean): Product | undefined {
 }
 
 /** Where a product's input is rounded to integers at run time (see dynamicQuantized.ts), what it was rounded from. */
-function unrounded(input: Value): Value {
+export function unrounded(input: Value): Value {
   const [source, difference] = input.producer?.op === 'Add' ? input.producer.inputs : [];
   return source && difference?.producer?.metadata.has(constantForGradient) ? source : input;
 }

@@ -5,6 +5,7 @@ import type { ModelConfig } from '../adapters/module.ts';
 import type { ClassifierNotes } from '../adapters/newClassifier.ts';
 import { packAdapter } from '../adapters/packAdapter.ts';
 import type { LoadedPeftAdapter } from '../adapters/peft.ts';
+import { headWeight } from '../adapters/quantGrid.ts';
 import { constantOf } from '../adapters/targets.ts';
 import { AloraError, nearest } from '../errors.ts';
 import type { Tensor } from '../onnx/tensor.ts';
@@ -45,7 +46,7 @@ function noFactors({ module, bias }: AdapterSite): SiteFactors {
 
 /**
  * Fits an adapter to the sites of a model. A head that the adapter trained in full becomes the difference to the
- * model's own head, written as factors. Errors: ADAPTER_MISMATCH, MODEL_NO_SITE.
+ * model's own head, written as factors. Errors: ADAPTER_MISMATCH, MODEL_NO_SITE, MODEL_HEAD_FORM.
  */
 export function fitAdapter(
   given: LoadedPeftAdapter,
@@ -106,14 +107,13 @@ function headFactors(
       got: `[${weight.dims}]`,
       allowed: `[${out}, ${width}]`,
     });
-  const base = module.weight.tensor.toFloat32();
+  const { values: base, layout } = headWeight(module);
   const wanted = weight.toFloat32();
   // [in, out].
   const difference = transposed(wanted, out, width);
   for (let i = 0; i < width; i++)
     for (let o = 0; o < out; o++)
-      difference[i * out + o]! -=
-        module.weight.layout === 'in-out' ? base[i * out + o]! : base[o * width + i]!;
+      difference[i * out + o]! -= layout === 'in-out' ? base[i * out + o]! : base[o * width + i]!;
   const before = constantOf(module.bias)?.tensor.toFloat32();
   const biasDelta = (ownBias?.toFloat32() ?? before ?? new Float32Array(out)).map(
     (v, o) => v - (before?.[o] ?? 0),
