@@ -95,10 +95,14 @@ export function readPeft(folder: string): LoadedPeftAdapter {
 function readConfig(folder: string): Record<string, unknown> {
   const config = readAdapterJson(folder, configFile);
   if (config) return config;
+  // The folder of a run holds two.
+  const inside = ['best', 'adapter'].map((name) => join(folder, name));
+  const near = inside.find((path) => existsSync(join(path, configFile)));
   throw new AloraError('model', 'MODEL_ADAPTER_NOT_FOUND', 'There is no PEFT adapter at this path', {
     where: folder,
     allowed: `a folder with ${configFile} and ${weightsFile}`,
-    fix: 'Give the folder itself, for example runs/my-run/adapter.',
+    didYouMean: near,
+    fix: near ? `Give ${near}.` : 'Give the folder itself, for example runs/my-run/best.',
   });
 }
 

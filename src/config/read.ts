@@ -39,6 +39,17 @@ export async function readRunFile<S extends LoadedStrategy>(
   options: ReadOptions<S>,
 ): Promise<RunFile<S>> {
   const raw = applySettings(readRaw(file), options.set ?? []);
+  if (valueAt(raw.value, ['strategies']) !== undefined && valueAt(raw.value, ['seeds']) !== undefined)
+    throw new AloraError(
+      'config',
+      'CONFIG_COMPARE_FILE',
+      'this is a compare file, and a run file is wanted',
+      {
+        where: raw.locate(['strategies'], true),
+        got: 'strategies and seeds',
+        fix: `\`npx onnx-alora compare ${file}\`, or put one strategy under adapter.strategy and one seed under train.seed`,
+      },
+    );
   const baseDir = dirname(resolve(file));
   const word = valueAt(raw.value, ['adapter', 'strategy']);
   const own: Record<string, S> = {};

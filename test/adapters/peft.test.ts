@@ -72,6 +72,13 @@ const damage: [string, (folder: string) => void, string][] = [
 ];
 
 describe('readPeft refuses', () => {
+  it('the folder of a run, and names the adapter in it', () => {
+    const run = join(scratch, 'a-run');
+    cpSync(`${adapters}/llama-lora`, join(run, 'best'), { recursive: true });
+    const { code, details } = caught(() => readPeft(run));
+    expect([code, details.didYouMean]).toEqual(['MODEL_ADAPTER_NOT_FOUND', join(run, 'best')]);
+  });
+
   it.each(damage)('%s', (name, act, code) => {
     const folder = join(scratch, name.replaceAll(' ', '-'));
     cpSync(`${adapters}/llama-lora`, folder, { recursive: true });

@@ -281,6 +281,12 @@ describe('refusals', () => {
   });
 });
 
+it('says that a compare file is one', async () => {
+  const error = await refusal(`${minimal}strategies: [lora, alora]\nseeds: [0, 1]\n`);
+  expect(error).toMatchObject({ code: 'CONFIG_COMPARE_FILE', place: 'run.yaml:3:1' });
+  expect(error.details.fix).toContain('npx onnx-alora compare');
+});
+
 describe('third-party strategies', () => {
   const own = (name: string) =>
     `export default { name: '${name}', options: { '~standard': { version: 1, vendor: 'x', validate: (value) => ({ value }) } } };`;
