@@ -29,9 +29,13 @@ export function cannotWrite(path: string, cause: unknown): AloraError {
     fix:
       code === 'ENOTDIR' || code === 'EEXIST'
         ? 'Choose another folder: a file stands where a folder is needed.'
-        : code === 'EFBIG'
-          ? 'Raise the limit on the size of files (ulimit -f).'
-          : 'Choose a folder that can be written.',
+        : code === 'EISDIR'
+          ? 'Name a file: a folder stands there.'
+          : code === 'ELOOP'
+            ? 'Choose another path: its links lead in a circle.'
+            : code === 'EFBIG'
+              ? 'Raise the limit on the size of files (ulimit -f).'
+              : 'Choose a folder that can be written.',
     cause,
   });
 }
@@ -112,11 +116,14 @@ export function replaceFolder(folder: string, fill: (partial: string) => void): 
  */
 export async function fillNewFolder<T>(folder: string, fill: () => Promise<T>): Promise<T> {
   const existed = existsSync(folder);
-  if (existed && (!statSync(folder).isDirectory() || readdirSync(folder).length > 0))
-    throw new AloraError('storage', 'OUTPUT_EXISTS', 'The output folder is not empty', {
-      where: folder,
-      fix: 'Choose another folder with --out.',
-    });
+  const isFile = existed && !statSync(folder).isDirectory();
+  if (isFile || (existed && readdirSync(folder).length > 0))
+    throw new AloraError(
+      'storage',
+      'OUTPUT_EXISTS',
+      isFile ? 'The output is a file' : 'The output folder is not empty',
+      { where: folder, fix: 'Choose another folder with --out.' },
+    );
   try {
     return await fill();
   } catch (error) {

@@ -11,7 +11,8 @@ function readJsonObject(
   if (!existsSync(path)) return undefined;
   let value: unknown;
   try {
-    value = JSON.parse(readFileSync(path, 'utf8'));
+    // Editors on Windows begin a file with a byte order mark.
+    value = JSON.parse(readFileSync(path, 'utf8').replace(/^\uFEFF/, ''));
   } catch (cause) {
     throw damaged('a file that is not JSON', cause);
   }

@@ -1,4 +1,4 @@
-import { existsSync, readdirSync, readFileSync, statSync } from 'node:fs';
+import { existsSync, readdirSync, readFileSync, realpathSync, statSync } from 'node:fs';
 import { basename, dirname, join, resolve, sep } from 'node:path';
 import { writeJson } from '../atomicFiles.ts';
 import { AloraError } from '../errors.ts';
@@ -205,13 +205,17 @@ function filesOf(model: string): { root: string; files: string[] } {
   return { root: folder, files: [basename(path), ...data] };
 }
 
-function listed(root: string, folder: string): string[] {
-  return readdirSync(join(root, folder))
+/** Links that lead nowhere, or back to a folder that they stand in, are not part of it either. */
+function listed(root: string, folder: string, above: readonly string[] = []): string[] {
+  const real = realpathSync(join(root, folder));
+  if (above.includes(real)) return [];
+  return readdirSync(real)
     .filter((name) => !name.startsWith('.'))
     .sort()
     .flatMap((name) => {
       const path = folder === '' ? name : `${folder}/${name}`;
-      return statSync(join(root, path)).isDirectory() ? listed(root, path) : [path];
+      if (!existsSync(join(root, path))) return [];
+      return statSync(join(root, path)).isDirectory() ? listed(root, path, [...above, real]) : [path];
     });
 }
 

@@ -86,7 +86,13 @@ function parseHeader(path: string, bytes: Uint8Array): Record<string, unknown> {
 function parseEntry(path: string, name: string, entry: unknown, size: number) {
   const { dtype: code, shape, data_offsets: offsets } = (entry ?? {}) as Record<string, unknown>;
   const dtype = typeof code === 'string' && Object.hasOwn(dtypes, code) ? dtypes[code] : undefined;
-  if (!dtype) throw damaged(path, `tensor '${name}' of type ${String(code)}`);
+  if (!dtype)
+    throw new AloraError('model', 'MODEL_SAFETENSORS', 'The file holds a tensor of a type that is not read', {
+      where: path,
+      got: `tensor '${name}' of type ${String(code)}`,
+      allowed: Object.keys(dtypes),
+      fix: 'Save the adapter in float32, float16 or bfloat16.',
+    });
   const isCount = (value: unknown): value is number => Number.isSafeInteger(value) && (value as number) >= 0;
   if (!Array.isArray(shape) || !shape.every(isCount))
     throw damaged(path, `tensor '${name}' of shape ${JSON.stringify(shape)}`);

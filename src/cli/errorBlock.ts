@@ -40,6 +40,7 @@ const storageReasons: Readonly<Record<string, { readonly what: string; readonly 
   EISDIR: { what: 'a directory stands where a file was expected', fix: 'mend the path' },
   EEXIST: { what: 'the file exists already', fix: 'choose another output' },
   EMFILE: { what: 'too many files are open', fix: 'raise the limit (ulimit -n)' },
+  ELOOP: { what: 'the links of the path lead in a circle', fix: 'mend the path' },
   EIO: { what: 'the disk reported an error', fix: 'check the disk' },
 };
 
@@ -78,7 +79,11 @@ export function errorBlock(thrown: unknown, colours: Colours, verbose: boolean):
 }
 
 const oneLine = (text: string): string => {
-  const line = text.replace(/\s*[\r\n]+\s*/g, ' ').trim();
+  const line = text
+    .replace(/\s*[\r\n]+\s*/g, ' ')
+    // What a file holds must not steer the terminal.
+    .replace(/\p{Cc}+/gu, '\uFFFD')
+    .trim();
   return line.length > 400 ? `${line.slice(0, 397)}...` : line;
 };
 

@@ -1,5 +1,5 @@
 import { Command, type CommanderError, Help, Option } from 'commander';
-import { AloraError } from '../errors.ts';
+import { AloraError, nearest } from '../errors.ts';
 import { packageVersion } from './installation.ts';
 import { addVerb as compare } from './verbs/compare.ts';
 import { addVerb as data } from './verbs/data.ts';
@@ -57,12 +57,42 @@ export function createProgram(): Command {
       .configureOutput({ writeErr: () => {} })
       .configureHelp({ optionDescription });
     if (command !== program) command.addOption(new Option('--verbose', 'print stack traces'));
+    command.hook('preAction', (_, action) => refuseEmpty(action));
   }
   return program;
 }
 
+/** An empty word is a variable of the shell that holds nothing: as a path it would mean the working directory. */
+function refuseEmpty(action: Command): void {
+  const empty = [
+    ...action.registeredArguments.flatMap((argument, i) =>
+      action.args[i] === '' ? [`<${argument.name()}>`] : [],
+    ),
+    ...action.options.flatMap((option) =>
+      option.long && option.long !== '--prompt' && action.getOptionValue(option.attributeName()) === ''
+        ? [option.long]
+        : [],
+    ),
+  ][0];
+  if (empty === undefined) return;
+  throw new AloraError('usage', 'USAGE_EMPTY', `${empty} is empty`, {
+    where: `onnx-alora ${action.name()}`,
+    fix: `give ${empty} a value; a variable of the shell that is not set gives none`,
+  });
+}
+
 /** A mistake in the command line as one of our errors; undefined for help and version, which are none. */
 export function usageError(error: CommanderError, argv: readonly string[]): AloraError | undefined {
+  const [first, verb] = argv;
+  if (error.exitCode !== 0 && first === 'help' && verb !== undefined) {
+    const names = createProgram().commands.map((command) => command.name());
+    return new AloraError('usage', 'USAGE_UNKNOWN_COMMAND', `unknown command '${verb}'`, {
+      where: `onnx-alora ${argv.join(' ')}`,
+      allowed: names,
+      didYouMean: nearest(verb, names),
+      fix: '`npx onnx-alora --help` shows what there is',
+    });
+  }
   if (error.exitCode === 0 || error.code === 'commander.help') return undefined;
   const [what, ...suggestions] = error.message.replace(/^error: /, '').split('\n');
   const didYouMean = /Did you mean (?:one of )?(.*)\?/.exec(suggestions.join(' '))?.[1];

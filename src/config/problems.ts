@@ -52,6 +52,9 @@ const familiarNames: ReadonlyMap<string, string> = new Map([
   ['output_dir', 'output'],
 ]);
 
+/** Keys of a compare file that a run file does not have. */
+const compareKeys = ['strategies', 'seeds', 'baseline', 'grid', 'search'];
+
 /** An unknown key, with the nearest known one: among its siblings, then anywhere in the file. */
 export function unknownKey(
   key: string,
@@ -76,11 +79,13 @@ export function unknownKey(
     allowed: siblings,
     didYouMean: known,
     fix:
-      known === undefined
-        ? 'remove the key; `npx onnx-alora schema` prints all that exist'
-        : known.includes('.') || section.length === 0
-          ? `write it as ${known}`
-          : `rename it to ${known}`,
+      section.length === 0 && compareKeys.includes(key) && !siblings.includes('strategies')
+        ? 'a file with this key is for `npx onnx-alora compare`'
+        : known === undefined
+          ? 'remove the key; `npx onnx-alora schema` prints all that exist'
+          : known.includes('.') || section.length === 0
+            ? `write it as ${known}`
+            : `rename it to ${known}`,
   };
 }
 

@@ -91,7 +91,11 @@ export function readRaw(file: string): RawFile {
   let value: unknown;
   try {
     value = document.toJS();
+    // An alias within what it repeats makes a value that holds itself.
+    JSON.stringify(value);
   } catch (cause) {
+    if (/circular structure/.test((cause as Error).message))
+      throw syntaxError('an alias stands within what it repeats', file, cause);
     throw syntaxError((cause as Error).message, file, cause);
   }
   if (value === null || value === undefined)
@@ -196,14 +200,7 @@ export function applySettings(
       });
     const keys = dotted.split('.');
     rejectUnknown(keys, schema, `--set ${setting}`);
-    const fault = parseDocument(setting.slice(equals + 1), { prettyErrors: false });
-    if (fault.errors[0])
-      throw new AloraError('usage', 'SET_SYNTAX', `the value of ${dotted} is not valid YAML`, {
-        where: `--set ${setting}`,
-        got: setting.slice(equals + 1),
-        fix: 'quote the value',
-      });
-    const given: unknown = fault.toJS();
+    const given = parseSetting(dotted, setting.slice(equals + 1));
     assign(value, keys, typeof given === 'string' && isLocalPath(dotted, given) ? resolve(given) : given);
     flags.set(dotted, `--set ${setting}`);
   }
@@ -222,6 +219,24 @@ export function applySettings(
       return raw.locate(path, atKey);
     },
   };
+}
+
+function parseSetting(dotted: string, text: string): unknown {
+  const refusal = (cause: unknown) =>
+    new AloraError('usage', 'SET_SYNTAX', `the value of ${dotted} is not valid YAML`, {
+      where: `--set ${dotted}=${text}`,
+      got: text,
+      fix: `put it in quotes that the shell leaves alone: --set '${dotted}="${text.replace(/["'\\]/g, '')}"'`,
+      cause,
+    });
+  const document = parseDocument(text, { prettyErrors: false, logLevel: 'error' });
+  if (document.errors[0]) throw refusal(document.errors[0]);
+  try {
+    // *.jsonl is an alias in YAML.
+    return document.toJS();
+  } catch (cause) {
+    throw refusal(cause);
+  }
 }
 
 /** Whether the value of a key is a path; a hub id or a strategy's name is none. */

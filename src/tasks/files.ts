@@ -90,13 +90,16 @@ async function expandGlob(glob: string): Promise<string[]> {
 async function missing(path: string): Promise<AloraError> {
   const folder = dirname(path);
   const there = (await isDirectory(folder)) ? await readdir(folder) : undefined;
-  const near = there && nearest(basename(path), there);
+  const others = there?.filter((name) => name !== basename(path));
+  const near = others && nearest(basename(path), others);
   return new AloraError('data', 'DATA_FILE_MISSING', `the data file does not exist: ${displayPath(path)}`, {
     where: displayPath(path),
     didYouMean: near && displayPath(join(folder, near)),
-    fix: there
-      ? 'correct the path; a path in the run file is relative to the run file'
-      : `the folder ${displayPath(folder)} does not exist either; a path in the run file is relative to the run file`,
+    fix: there?.includes(basename(path))
+      ? 'this is a link to a file that does not exist: link it again'
+      : there
+        ? 'correct the path; a path in the run file is relative to the run file'
+        : `the folder ${displayPath(folder)} does not exist either; a path in the run file is relative to the run file`,
   });
 }
 

@@ -7,6 +7,7 @@ import {
   readdirSync,
   readFileSync,
   rmSync,
+  symlinkSync,
   writeFileSync,
 } from 'node:fs';
 import { tmpdir } from 'node:os';
@@ -117,6 +118,20 @@ describe('mergeAdapter', () => {
     );
     const logits = await logitsOf(join(scratch, 'head/onnx/model.onnx'), expected.batch);
     expect(largestDifference(logits, expected.logits)).toBeLessThan(2e-5);
+  });
+
+  it.skipIf(process.platform === 'win32')('passes over links that lead nowhere or in a circle', () => {
+    const folder = join(scratch, 'links');
+    cpSync('fixtures/models/llama', folder, { recursive: true });
+    symlinkSync('..', join(folder, 'onnx/up'));
+    symlinkSync('nowhere', join(folder, 'notes.txt'));
+    const { merged } = mergeAdapter(
+      readPeft('fixtures/peft/adapters/llama-lora'),
+      folder,
+      join(scratch, 'without-links'),
+    );
+    expect(merged.map(({ file }) => file)).toEqual(onnxFiles('fixtures/models/llama'));
+    expect(existsSync(join(scratch, 'without-links/onnx/up'))).toBe(false);
   });
 
   it('merges a lone .onnx file, a read-only one, and only the files that are named', () => {

@@ -24,6 +24,8 @@ const runFiles = {
   'exclusive.yaml': `${minimal}budget: {rank: 8, parameters: 1000}\n`,
   'missing.yaml': 'model: {path: model}\n',
   'minimal.yaml': minimal,
+  'compare.yaml': `${minimal}strategies: [lora, alora]\nseeds: [0]\n`,
+  'loop.yaml': 'model: &m {path: model, more: *m}\n',
   'taken.yaml': 'mine: true\n',
 };
 
@@ -64,6 +66,18 @@ const refusals: readonly Refusal[] = [
   ],
   ['a verb with a slip', 'trian run.yaml', 2, 'USAGE_UNKNOWN_COMMAND', 'did you mean: train'],
   ['a flag with a slip', 'train typo.yaml --resum', 2, 'USAGE_UNKNOWN_OPTION', 'did you mean: --resume'],
+  ['help of no verb', 'help trian', 2, 'USAGE_UNKNOWN_COMMAND', 'did you mean: train'],
+  ['an empty flag', 'merge a --model m --out ', 2, 'USAGE_EMPTY', '--out'],
+  ['an empty argument', 'inspect ', 2, 'USAGE_EMPTY', '<model>'],
+  [
+    'an alias in a setting',
+    'train minimal.yaml --set data.train=*.txt',
+    2,
+    'SET_SYNTAX',
+    `'data.train="*.txt"'`,
+  ],
+  ['a compare file', 'train compare.yaml', 3, 'CONFIG_UNKNOWN_KEY', 'npx onnx-alora compare'],
+  ['a section that holds itself', 'train loop.yaml', 3, 'CONFIG_SYNTAX', 'alias'],
   ['no run file given', 'train', 2, 'USAGE_MISSING_ARGUMENT', 'run.yaml'],
   ['a file too many', 'train a.yaml b.yaml', 2, 'USAGE_EXCESS_ARGUMENTS', 'too many arguments'],
   [

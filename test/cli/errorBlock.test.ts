@@ -28,6 +28,11 @@ describe('errorBlock', () => {
     expect(exitCodeOf(error)).toBe(3);
   });
 
+  it('shows what a file holds, and lets none of it steer the terminal', () => {
+    const error = new AloraError('data', 'DATA_BAD_ROW', 'bad', { got: '\x1b[2J\0red', fix: 'mend it' });
+    expect(errorBlock(error, plain, false)).toContain('  got: \uFFFD[2J\uFFFDred\n');
+  });
+
   it('words what the operating system refuses as storage', () => {
     const error = Object.assign(new Error('ENOSPC: no space left on device, write'), {
       code: 'ENOSPC',

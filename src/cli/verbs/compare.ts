@@ -1,6 +1,7 @@
-import { copyFileSync, existsSync, statSync } from 'node:fs';
+import { existsSync, readFileSync, statSync } from 'node:fs';
 import { join } from 'node:path';
 import { type Command, Option } from 'commander';
+import { writeFileAtomic } from '../../atomicFiles.ts';
 import type { CompareRecord, RunRecord } from '../../compare/record.ts';
 import { AloraError, type ErrorKind } from '../../errors.ts';
 import { compareScreen } from '../compareScreen.ts';
@@ -93,7 +94,8 @@ async function runCompare(path: string, options: Options): Promise<void> {
     release();
   }
   const page = await drawReport(output);
-  if (options.csv !== undefined) copyFileSync(join(output, 'compare.csv'), options.csv);
+  if (options.csv !== undefined)
+    writeFileAtomic(options.csv, readFileSync(join(output, 'compare.csv'), 'utf8'));
   if (options.json) printJson(record);
   else
     process.stdout.write(
