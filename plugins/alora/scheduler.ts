@@ -1,4 +1,10 @@
-import type { AdapterScheduler, HostTrainer, Json, RunOutline } from 'onnx-alora/strategy';
+import {
+  type AdapterScheduler,
+  AloraError,
+  type HostTrainer,
+  type Json,
+  type RunOutline,
+} from 'onnx-alora/strategy';
 import { type Allocation, allocate, roundSize } from './allocator.ts';
 import { type RanksPerRound, type RoundSchedule, roundGroups } from './rounds.ts';
 import { scoreTable, screenedCandidates } from './score.ts';
@@ -12,10 +18,15 @@ export interface RoundSettings {
   readonly scorer: ScorerName;
 }
 
-/** Algorithm 1 of the paper, lines 2 to 8, as a hook. */
+/** Algorithm 1 of the paper, lines 2 to 8, as a hook. Errors: SPLIT_MISSING (config) for a run without dev rows. */
 export function allocationRounds(run: RunOutline, settings: RoundSettings): AdapterScheduler {
   const { schedule, examples } = settings;
-  const { modules, budget } = run;
+  const { modules, budget, devRows } = run;
+  if (schedule.rounds > 0 && devRows === 0)
+    throw new AloraError('config', 'SPLIT_MISSING', 'The run file names no dev rows', {
+      where: 'data.dev',
+      fix: 'Set data.dev: ALoRA scores ranks on dev rows.',
+    });
   const groups = roundGroups(modules, settings.ranksPerRound);
   const scorer = scorers[settings.scorer]();
   let roundsDone = 0;

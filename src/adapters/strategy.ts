@@ -23,6 +23,8 @@ export interface RunOutline {
   readonly budget: Budget;
   readonly plan: RankPlan;
   readonly seed: number;
+  /** Rows that losses and gate gradients can be taken on; undefined where the host does not say. */
+  readonly devRows?: number;
 }
 
 /** Ranks at the start, and what they are planned to cost. Parameters count trained gates. */

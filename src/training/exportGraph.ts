@@ -51,7 +51,7 @@ async function writeGraphs(
   out: string,
 ): Promise<ExportResult> {
   const workspace = openWorkspace({ folder: out });
-  const run = await prepareRun(config, strategies, workspace);
+  const run = await prepareRun(config, strategies, { workspace, elsewhere: true });
   try {
     const hasGates = run.adapters.modules.every((module) => run.adapters.has(module, 'gate'));
     const { device } = config.runtime;

@@ -22,11 +22,18 @@ export interface PreparedRun extends Assembly {
   readonly info: RunInfo;
 }
 
+export interface Preparation {
+  /** Where graphs and weights are written. */
+  readonly workspace?: Workspace;
+  /** Another trainer makes the steps, with dev rows of its own. */
+  readonly elsewhere?: boolean;
+}
+
 /** Opens model and data and resolves the plan; writes nothing to the output folder. */
 export async function prepareRun(
   given: RunConfig,
   strategies: StrategyRegistry,
-  workspace?: Workspace,
+  { workspace, elsewhere = false }: Preparation = {},
 ): Promise<PreparedRun> {
   const opened = await fetchModel({ ...given.model, device: given.runtime.device }, workspace);
   try {
@@ -38,7 +45,9 @@ export async function prepareRun(
     const length = { totalSteps, stepsPerEpoch: epochSteps };
     const assembly = assemble(opened, config, { strategies, length, classes: data.classes });
     const { strategy, options, modules, budget, plan } = assembly;
-    const scheduler = strategy.scheduler?.({ ...length, modules, budget, plan, seed: train.seed }, options);
+    const devRows = elsewhere ? undefined : data.dev.length;
+    const outline = { ...length, modules, budget, plan, seed: train.seed, devRows };
+    const scheduler = strategy.scheduler?.(outline, options);
     const hashes = {
       configuration: configHash(config),
       'model file': await modelHash(opened.directory),

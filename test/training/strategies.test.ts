@@ -198,6 +198,16 @@ it('a schedule that does not fit is refused before anything is written', async (
   expect(existsSync(config.output)).toBe(false);
 });
 
+it('alora without dev rows, which it scores on, is refused before anything is written', async () => {
+  const config = configFor('no-dev', withDefaults({ strategy: 'alora', rounds: 1 }));
+  const { dev: _dev, ...data } = config.data;
+  await expect(trainRun({ ...config, data }, { strategies })).rejects.toMatchObject({
+    code: 'SPLIT_MISSING',
+    exitCode: 3,
+  });
+  expect(existsSync(config.output)).toBe(false);
+});
+
 it('a dev set smaller than the batch that scores is used whole', async () => {
   const adapter = { strategy: 'alora', rounds: 1, examples: 500, scorer: 'taylor' };
   const { allocations, config } = await recorded('all-rows', adapter, { steps: 2 });
