@@ -76,7 +76,7 @@ const refusals: readonly Refusal[] = [
     'SET_SYNTAX',
     `'data.train="*.txt"'`,
   ],
-  ['a compare file', 'train compare.yaml', 3, 'CONFIG_UNKNOWN_KEY', 'npx onnx-alora compare'],
+  ['a compare file', 'train compare.yaml', 3, 'CONFIG_COMPARE_FILE', 'npx onnx-alora compare'],
   ['a section that holds itself', 'train loop.yaml', 3, 'CONFIG_SYNTAX', 'alias'],
   ['no run file given', 'train', 2, 'USAGE_MISSING_ARGUMENT', 'run.yaml'],
   ['a file too many', 'train a.yaml b.yaml', 2, 'USAGE_EXCESS_ARGUMENTS', 'too many arguments'],
