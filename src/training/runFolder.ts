@@ -36,8 +36,8 @@ export class RunFolder {
     return existsSync(this.file('result.json'));
   }
 
-  /** Whether the folder holds anything of a run, leftovers with a leading dot and .tmp files aside. */
-  private get isEmpty(): boolean {
+  /** Whether the folder is not there or holds nothing, leftovers with a leading dot and .tmp files aside. */
+  get isEmpty(): boolean {
     if (!existsSync(this.path)) return true;
     return readdirSync(this.path).every((name) => name.startsWith('.') || name.includes('.tmp'));
   }
@@ -64,9 +64,11 @@ export class RunFolder {
     });
   }
 
-  /** Undoes `claimFolder` in a new folder: an error before the first step leaves none. */
-  remove(): void {
-    rmSync(this.path, { recursive: true, force: true });
+  /** Undoes what a run has begun in a folder that was empty, or not there: `made`. */
+  undo(made: boolean): void {
+    if (made) rmSync(this.path, { recursive: true, force: true });
+    else
+      for (const name of ['run.yaml', ...written]) rmSync(this.file(name), { recursive: true, force: true });
   }
 
   append(event: MetricsEvent): void {

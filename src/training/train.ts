@@ -48,12 +48,14 @@ async function trainWith(
   const run = await prepareRun(config, options.strategies);
   try {
     await run.runtime.open();
-    const isNew = !existsSync(folder.path);
+    const [isEmpty, made] = [folder.isEmpty, !existsSync(folder.path)];
     const release = await claim();
     try {
       // Another process may have come first and be done by now.
       folder.check(options);
-      return finished() ?? (await new TrainingLoop(run, folder, options).run(isNew));
+      return (
+        finished() ?? (await new TrainingLoop(run, folder, options).run(() => isEmpty && folder.undo(made)))
+      );
     } finally {
       release();
     }

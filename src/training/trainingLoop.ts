@@ -68,8 +68,8 @@ export class TrainingLoop {
     });
   }
 
-  /** `isNew`: the folder was made for this run. */
-  async run(isNew: boolean): Promise<RunResult> {
+  /** `undo` is called after an error before the first step that leaves nothing to go on from. */
+  async run(undo: () => void): Promise<RunResult> {
     const { setup: run, folder, options } = this;
     try {
       const resumed = options.resume === true && this.restore();
@@ -81,7 +81,7 @@ export class TrainingLoop {
       }
       return await this.runSteps(resumed);
     } catch (error) {
-      if (isNew && this.state.step === 0 && !keepsState(error)) folder.remove();
+      if (this.state.step === 0 && !keepsState(error)) undo();
       throw error;
     }
   }

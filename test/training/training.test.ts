@@ -1,4 +1,13 @@
-import { cpSync, existsSync, mkdtempSync, readFileSync, rmSync, writeFileSync } from 'node:fs';
+import {
+  cpSync,
+  existsSync,
+  mkdirSync,
+  mkdtempSync,
+  readdirSync,
+  readFileSync,
+  rmSync,
+  writeFileSync,
+} from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { afterAll, describe, expect, it } from 'vitest';
@@ -149,6 +158,11 @@ describe('a run', () => {
       },
     );
     expect(existsSync(output)).toBe(false);
+    // An empty folder of the user's stays, and stays empty.
+    mkdirSync(output);
+    const again = trainRun(tinyRun(output, { model: { path: model } }), { strategies });
+    await expect(again).rejects.toMatchObject({ exitCode: 5 });
+    expect(readdirSync(output)).toEqual([]);
   });
 
   it('trains without a dev set', async () => {
