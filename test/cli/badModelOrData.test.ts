@@ -181,7 +181,7 @@ describe.concurrent('the built command line refuses', () => {
 
 describe('the built command line', () => {
   it('leaves no output folder behind when nothing was trained', () => {
-    expect(readdirSync(dir)).not.toContain('out');
+    expect(readdirSync(dir).filter((name) => name.startsWith('out'))).toEqual([]);
   });
 
   it('ends with 6 when training diverges', async () => {
