@@ -127,7 +127,10 @@ export function assemble(opened: OpenedModel, config: RunConfig, options: Assemb
   for (const head of adapted.heads)
     for (const { spec, start: values } of head.parameters)
       if (values) adapters.parameter(head.module, spec.role).set(values);
-  if (start) loadFactors(adapters, start, adapted.heads);
+  if (start) {
+    refuseDropped(start, heads);
+    loadFactors(adapters, start, adapted.heads);
+  }
   const runtimeOptions = {
     ...config.runtime,
     recompute: config.train.recompute,
@@ -239,4 +242,21 @@ export function poolingOf(config: RunConfig, backbone: Backbone): 'cls' | 'mean'
       },
     );
   return asked === 'sentence_embedding' ? 'none' : asked;
+}
+
+/** Layers that the adapter saves in full start as they are there, or the run would begin from another model. */
+function refuseDropped({ folder, saved }: LoadedPeftAdapter, heads: readonly TargetModule[]): void {
+  const names = new Set([...saved.keys()].map((key) => key.replace(/\.(weight|bias)$/, '')));
+  for (const { name } of heads) names.delete(name);
+  if (names.size === 0) return;
+  throw new AloraError(
+    'config',
+    'ADAPTER_SAVED_LAYER',
+    'The adapter to start from holds a layer in full that the run does not train',
+    {
+      where: 'adapter.initFrom',
+      got: [folder, ...names].filter(Boolean).join(', '),
+      fix: `Set adapter.modulesToSave: [${[...names].join(', ')}].`,
+    },
+  );
 }

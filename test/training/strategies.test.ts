@@ -41,10 +41,11 @@ function withDefaults({
   strategy,
   alpha,
   initFrom,
+  modulesToSave = [],
   ...own
 }: Record<string, unknown>): Record<string, unknown> {
   const options = strategies[strategy as string]!.options.parse(own) as Record<string, unknown>;
-  return { strategy, alpha, initFrom, ...options };
+  return { strategy, alpha, initFrom, modulesToSave, ...options };
 }
 
 const rows: [string, Record<string, unknown>][] = [
@@ -98,6 +99,19 @@ it('a strategy with a scale of its own goes on from its adapter where it ended',
   const start = { strategy: 'rslora', initFrom: join(scratch, 'scaled', 'adapter') };
   const { evals } = await recorded('continued', start, { steps: 1 });
   // The file holds the factors themselves.
+  expect(evals[0]!.loss / before.at(-1)!.loss).toBeCloseTo(1, 6);
+});
+
+it('a head that the adapter holds is trained on, never dropped in silence', async () => {
+  const adapter = { strategy: 'lora', modulesToSave: ['lm_head'] };
+  const { evals: before } = await recorded('headed', adapter, { steps: 4 });
+  const initFrom = join(scratch, 'headed', 'adapter');
+  await expect(recorded('headless', { strategy: 'lora', initFrom }, { steps: 1 })).rejects.toMatchObject({
+    code: 'ADAPTER_SAVED_LAYER',
+    exitCode: 3,
+    details: { fix: 'Set adapter.modulesToSave: [lm_head].' },
+  });
+  const { evals } = await recorded('headed-on', { ...adapter, initFrom }, { steps: 1 });
   expect(evals[0]!.loss / before.at(-1)!.loss).toBeCloseTo(1, 6);
 });
 
